@@ -1,0 +1,130 @@
+"""The few images that outlive their stage, under a budget.
+
+Shapes: M exemplars, n candidates, D features, C x H x W pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nacre.data.selection import SELECTIONS
+from nacre.data.source import Samples
+from nacre.data.stream import Stage
+from nacre.errors import NacreError, choose
+from nacre.seeds import generator
+
+UNLIMITED = 2**62
+"""More images than any class has."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """So many exemplars altogether, shared equally among the classes seen; what does not divide is left unused."""
+
+    images: int
+
+    def quota(self, seen: int) -> int:
+        """Exemplars of one class when `seen` classes share."""
+        return self.images // seen
+
+    def __str__(self) -> str:
+        return str(self.images)
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """So many exemplars of every class: the budget grows with the classes."""
+
+    images: int
+
+    def quota(self, seen: int) -> int:
+        """Exemplars of one class."""
+        return self.images
+
+    def __str__(self) -> str:
+        return {0: "none", UNLIMITED: "all"}.get(self.images, f"{self.images}/class")
+
+
+Budget = Total | PerClass
+NOTHING = PerClass(0)
+EVERYTHING = PerClass(UNLIMITED)
+
+
+def budget(text: str) -> Budget:
+    """Read a budget: `2000` in total, `20/class`, `none` or `all`.
+
+    Raises:
+        NacreError: the text is none of these.
+    """
+    named = {"none": NOTHING, "all": EVERYTHING}
+    match = re.fullmatch(r"(\d+)(/class)?", text.strip())
+    if match:
+        return (PerClass if match[2] else Total)(int(match[1]))
+    if text not in named:
+        raise NacreError(f"unknown memory {text!r}: use a total such as 2000, a number per class such as 20/class, none, or all.")
+    return named[text]
+
+
+class Memory:
+    """Exemplars: uint8 images and labels, by class in order of arrival, within a class the most worthy first.
+
+    Args:
+        budget: how many may be kept.
+        selection: how they are chosen, see `SELECTIONS`.
+        shape: channels, height and width of the images.
+    """
+
+    def __init__(self, budget: Budget, selection: str, shape: tuple[int, int, int]) -> None:
+        self.budget = budget
+        self.selection = selection
+        self.select = choose("selection", selection, SELECTIONS)
+        self.images = torch.empty(0, *shape, dtype=torch.uint8)
+        self.labels = torch.empty(0, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def samples(self) -> Samples:
+        """The exemplars as samples."""
+        return Samples.of(self.images, self.labels)
+
+    def update(self, stage: Stage, features_of: Callable[[Samples], Tensor], seed: int) -> None:
+        """Choose exemplars of the classes that the stage brought images of, and cut the others to their new share.
+
+        Args:
+            stage: the stage just learnt; images of a known class compete with its exemplars for its share.
+            features_of: samples [n] -> features [n, D].
+            seed: of the run, for selections that draw.
+        """
+        quota = self.budget.quota(stage.seen)
+        kept = []
+        for label in range(stage.seen if quota else 0):
+            one = range(label, label + 1)
+            mine, fresh = self.samples().among(one), stage.train.among(one)
+            kept.append((mine + fresh).take(self._choice(mine, fresh, quota, features_of, seed, stage.index, label)))
+        if kept:
+            self.images = torch.cat([samples.pixels() for samples in kept])
+            self.labels = torch.cat([samples.labels for samples in kept])
+
+    def _choice(
+        self, mine: Samples, fresh: Samples, quota: int, features_of: Callable[[Samples], Tensor], seed: int, stage: int, label: int
+    ) -> Tensor:
+        """Positions in `mine + fresh` to keep."""
+        count = len(mine) + len(fresh)
+        if not len(fresh) or quota == UNLIMITED:
+            return torch.arange(min(quota, count))  # chosen before, the most worthy first, or all of them
+        candidates = mine + fresh
+        return self.select(count, lambda: features_of(candidates), quota, generator(seed, "select", stage, label))
+
+    def state(self) -> dict[str, Tensor]:
+        """What a model file keeps of the memory."""
+        return {"images": self.images, "labels": self.labels}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self.images, self.labels = state["images"], state["labels"]

@@ -1,0 +1,137 @@
+"""Labelled uint8 images and views of them; nothing here copies a pixel before it is asked for one.
+
+Shapes: N images in store, n samples in a view, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nacre.data.augment import Augment
+from nacre.errors import NacreError
+
+
+class Images(Protocol):
+    """Where pixels lie: a uint8 tensor [N, C, H, W], in memory or mapped from disk, or several of them in a row."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N, C, H, W]."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        """The images of `rows` [n], int64: [n, C, H, W], uint8."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Labelled images: a view by row numbers, so that a stage, a class or a batch costs no pixels."""
+
+    images: Images
+    """[N, C, H, W], uint8."""
+    labels: Tensor
+    """[n], int64: the class of each sample."""
+    rows: Tensor
+    """[n], int64: where each sample lies in `images`."""
+
+    @classmethod
+    def of(cls, images: Images, labels: Tensor) -> Samples:
+        """All of `images`, in their order, with one label each."""
+        if len(labels) != images.shape[0]:
+            raise NacreError(f"{images.shape[0]} images came with {len(labels)} labels: each image needs one label")
+        return cls(images, labels.long(), torch.arange(len(labels)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __add__(self, other: Samples) -> Samples:
+        """These samples, then the others; of an empty side nothing is kept, not even its images."""
+        if not len(other):
+            return self
+        if not len(self):
+            return other
+        images = Chain(self.images, other.images)
+        rows = torch.cat([self.rows, other.rows + self.images.shape[0]])
+        return Samples(images, torch.cat([self.labels, other.labels]), rows)
+
+    def take(self, which: Tensor) -> Samples:
+        """The samples at `which`: positions [m] or a mask [n]."""
+        return Samples(self.images, self.labels[which], self.rows[which])
+
+    def among(self, classes: range) -> Samples:
+        """The samples whose label lies in `classes`."""
+        return self.take((self.labels >= classes.start) & (self.labels < classes.stop))
+
+    def pixels(self, which: Tensor | slice = slice(None)) -> Tensor:
+        """Read the images of the samples at `which`: [m, C, H, W], uint8."""
+        return self.images[self.rows[which]]
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Two stores of images read as one."""
+
+    first: Images
+    second: Images
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N, C, H, W] of both together."""
+        return torch.Size((self.first.shape[0] + self.second.shape[0], *self.first.shape[1:]))
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        """The images of `rows`, each from the store it lies in: [n, C, H, W], uint8."""
+        edge = self.first.shape[0]
+        late = rows >= edge
+        out = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8)
+        out[~late] = self.first[rows[~late]]
+        out[late] = self.second[rows[late] - edge]
+        return out
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What a model must know of the images it will see."""
+
+    shape: tuple[int, int, int]
+    """Channels, height, width in pixels."""
+    augment: Augment = field(default_factory=Augment)
+    """The training view that suits these images."""
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return self.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.shape[1:]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set: training and test samples of the same classes, labelled by position in `classes`."""
+
+    train: Samples
+    test: Samples
+    classes: tuple[str, ...]
+    augment: Augment = field(default_factory=Augment)
+
+    def __post_init__(self) -> None:
+        for part, samples in (("training", self.train), ("test", self.test)):
+            count = torch.bincount(samples.labels, minlength=len(self.classes))
+            if len(count) > len(self.classes):
+                raise NacreError(f"{part} label {len(count) - 1} found, but only {len(self.classes)} classes are named")
+            empty = [self.classes[i] for i in torch.nonzero(count == 0).flatten().tolist()]
+            if empty:
+                raise NacreError(f"no {part} image of {', '.join(empty[:5])}: every class needs at least one")
+
+    @property
+    def spec(self) -> ImageSpec:
+        """Shape and training view of the images."""
+        _, channels, height, width = self.train.images.shape
+        return ImageSpec((channels, height, width), self.augment)

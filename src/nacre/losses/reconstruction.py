@@ -1,0 +1,43 @@
+"""The term this project exists for: the image against its reconstruction.
+
+Shapes: B images, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from nacre.losses.loss import Step, Term
+
+
+@dataclass(frozen=True)
+class Reconstruction(Term):
+    """Fraction of variance unexplained: 0 is a perfect copy, 1 is no better than the mean image.
+
+    The claim is patent application CN113222100A's; this formula is the project's own. Pixels are compared in units of the
+    channel's standard deviation over the training images of stage 1 (see `Normalise`), so a weight means the same at every
+    size and number of channels. The target is the augmented image that the network saw.
+    """
+
+    decodes = True
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over pixels, channels and batch; 0 or more."""
+        assert step.out.reconstruction is not None, "reconstruction needs a model with a decoder"
+        return unexplained(step.out.reconstruction, step.batch.images)
+
+    def concern(self, mean: float, progress: float) -> str | None:
+        """Warn of a decoder that is no better than the mean image after a tenth of the phase."""
+        if progress < 0.1 or mean < 1:
+            return None
+        return (
+            f"the reconstruction explains nothing of the images yet (unexplained variance {mean:.2f}, 1 is the mean image): "
+            "lower the learning rate, train longer, or lower the weight of the term"
+        )
+
+
+def unexplained(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Mean squared error of normalised images [B, C, H, W]: a scalar, in units of the variance."""
+    return (reconstruction - images).square().mean()

@@ -1,0 +1,36 @@
+"""Train on everything so far: the upper bound, which stores every image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nacre.data.memory import EVERYTHING
+from nacre.data.stream import Stage
+from nacre.losses.classification import CrossEntropy
+from nacre.losses.loss import Loss
+from nacre.training.knowledge import Knowledge
+from nacre.training.method import Method
+from nacre.training.phases import Fit, Phase, Remember
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joint(Method):
+    """From fresh weights at every stage, cross-entropy over all images of all classes seen."""
+
+    family = "upper bound"
+    paper = "Masana et al., TPAMI 2022"
+    budget = EVERYTHING
+
+    def grow(self, knowledge: Knowledge, stage: Stage) -> None:
+        """Start afresh, but for the normalisation."""
+        old = knowledge.model
+        knowledge.model = self.whole(old.spec)
+        knowledge.model.normalise = old.normalise
+        knowledge.model.grow(stage.seen)
+
+    def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
+        """One fit, then keep every image."""
+        data = stage.train + knowledge.memory.samples()
+        yield Fit(Loss(classification=CrossEntropy()), data, knowledge.model, optim=self.optim_of(stage))
+        yield Remember()

@@ -1,0 +1,67 @@
+"""Classification and reconstruction in every stage: the method this project exists for.
+
+From the public abstract of patent application CN113222100A (Dai & Lin): in the first stage the loss sums, per image, a
+classification term and a reconstruction error term, and later stages go on so over their own group of images. The formulas
+are this project's own: with the fraction of variance unexplained FVU, weight w, and k = known / seen classes,
+
+    stage 1:   CE + w FVU
+    stage t:   (1 - k) (CE + w FVU) + k KD
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nacre.data.memory import PerClass
+from nacre.data.source import ImageSpec
+from nacre.data.stream import Stage
+from nacre.methods.shared import class_means, distilling_fit
+from nacre.models.model import Model, build_model
+from nacre.training.knowledge import Knowledge
+from nacre.training.method import Decoding, Method
+from nacre.training.phases import Phase, Remember
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction(Method):
+    """Classify, reconstruct and distil with a cosine head; herded exemplars; answer by nearest class mean."""
+
+    family = "representation"
+    paper = "CN113222100A, public abstract"
+    budget = PerClass(20)
+
+    head: str = "cosine"
+    decoding: Decoding | None = Decoding()
+    temperature: float = 2.0
+    """Of the distillation."""
+
+    def build(self, spec: ImageSpec) -> Model:
+        """With a nearest-mean readout."""
+        return build_model(self.backbone, self.head, spec, readout=True)
+
+    def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
+        """One fit, the exemplars, their means."""
+        assert knowledge.model.readout is not None
+        yield distilling_fit(knowledge, stage, self.temperature, self.optim_of(stage))
+        yield Remember()
+        yield class_means(knowledge.model.readout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionPlain(Method):
+    """Classify, reconstruct and distil; exemplars; answer by the head that was trained: everything else off."""
+
+    family = "representation"
+    paper = "CN113222100A, public abstract"
+    budget = PerClass(20)
+
+    head: str = "cosine"
+    decoding: Decoding | None = Decoding()
+    temperature: float = 2.0
+    """Of the distillation."""
+
+    def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
+        """One fit, then the exemplars."""
+        yield distilling_fit(knowledge, stage, self.temperature, self.optim_of(stage))
+        yield Remember()

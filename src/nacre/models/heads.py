@@ -1,0 +1,128 @@
+"""From features to logits, for a number of classes that grows on the right.
+
+Shapes: B images, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nacre.models.growing import Growing
+
+
+class Rows(nn.Module):
+    """One weight row, and where wanted one bias, per class."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        nn.Module.__init__(self)
+        self.weight = nn.Parameter(weight)
+        self.bias = None if bias is None else nn.Parameter(bias)
+
+
+class Head(Growing):
+    """Features [B, D] -> logits [B, K]; `resize(K)` adds classes on the right and keeps the others' rows."""
+
+    def __init__(self, dim: int, *, bias: bool) -> None:
+        Growing.__init__(self)
+        self.dim = dim
+        self.rows = Rows(torch.empty(0, dim), torch.empty(0) if bias else None)
+
+    def size(self) -> list[int]:
+        """[K]."""
+        return [len(self.rows.weight)]
+
+    def resize(self, *size: int) -> None:
+        """Keep the rows of the first K classes and draw the others as `nn.Linear` would."""
+        (classes,) = size
+        old, reach = self.rows, 1 / math.sqrt(self.dim)
+        fresh = max(0, classes - len(old.weight))
+        weight = torch.empty(fresh, self.dim).uniform_(-reach, reach).to(old.weight.device)
+        bias = None if old.bias is None else torch.cat([old.bias.detach(), old.bias.new_empty(fresh).uniform_(-reach, reach)])
+        self.rows = Rows(torch.cat([old.weight.detach(), weight])[:classes], None if bias is None else bias[:classes])
+
+
+class Linear(Head):
+    """An affine head."""
+
+    def __init__(self, dim: int) -> None:
+        Head.__init__(self, dim, bias=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, K]."""
+        return F.linear(features, self.rows.weight, self.rows.bias)
+
+
+class Cosine(Head):
+    """The cosine of features and class rows times one learned scale (Hou et al., CVPR 2019, eq. 3-4).
+
+    Rows and features of any length answer alike, so newly trained classes cannot win by longer weights alone.
+    """
+
+    def __init__(self, dim: int, scale: float = 10.0) -> None:
+        Head.__init__(self, dim, bias=False)
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, K]."""
+        return self.scale * F.linear(F.normalize(features), F.normalize(self.rows.weight))
+
+
+class Means(nn.Module):
+    """Class means [K, D] as they are kept in a model file, and the spread of features around them."""
+
+    means: Tensor
+    spread: Tensor
+
+    def __init__(self, means: Tensor) -> None:
+        nn.Module.__init__(self)
+        self.register_buffer("means", means)
+        self.register_buffer("spread", torch.ones((), device=means.device))
+
+
+class NearestMean(Growing):
+    """Nearest class mean among features of length one (Rebuffi et al., CVPR 2017, algorithm 1), as a head.
+
+    The logit of a class is minus half the squared distance to its mean, in units of the mean squared distance of the samples
+    that made the means; the nearest mean is the arg max whatever that unit.
+    """
+
+    def __init__(self, dim: int) -> None:
+        Growing.__init__(self)
+        self.dim = dim
+        self.table = Means(torch.empty(0, dim))
+
+    def size(self) -> list[int]:
+        """[K]."""
+        return [len(self.table.means)]
+
+    def resize(self, *size: int) -> None:
+        """Make room for K means, keeping those that are there."""
+        (classes,) = size
+        means = self.table.means.new_zeros(classes, self.dim)
+        kept = self.table.means[:classes]
+        means[: len(kept)] = kept
+        spread = self.table.spread
+        self.table = Means(means)
+        self.table.spread.copy_(spread)
+
+    def learn(self, features: Tensor, labels: Tensor, classes: int) -> None:
+        """Answer for `classes` classes, with the means of those among the samples: features [n, D], labels [n]."""
+        self.resize(classes)
+        unit = F.normalize(features)
+        sums = F.one_hot(labels, classes).to(unit).T @ unit  # [K, D]
+        there = labels.unique()
+        self.table.means[there] = F.normalize(sums)[there]
+        self.table.spread.copy_((unit - self.table.means[labels]).square().sum(1).mean())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, K]."""
+        cosine = F.linear(F.normalize(features), self.table.means)
+        return (cosine - 1) / self.table.spread.clamp_min(1e-4)
+
+
+HEADS: dict[str, Callable[[int], Head]] = {"cosine": Cosine, "linear": Linear}

@@ -1,0 +1,137 @@
+"""Backbone, head and decoder as one model, from uint8 pixels to an Output.
+
+Shapes: B images, C channels, H x W pixels; K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from nacre.data.source import ImageSpec, Samples
+from nacre.errors import choose
+from nacre.models.backbones import Backbone, backbone, fused
+from nacre.models.decoders import Decoder
+from nacre.models.heads import HEADS, Head, NearestMean
+from nacre.models.output import Output
+from nacre.seeds import seeded
+
+
+class Normalise(nn.Module):
+    """uint8 pixels -> float32 with mean 0 and variance 1 per channel over the training images of stage 1.
+
+    So a squared error in these units is a fraction of the channel's variance. A channel without variance counts with 1.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int) -> None:
+        nn.Module.__init__(self)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+
+    def learn(self, samples: Samples, chunk: int = 1024) -> None:
+        """Take mean and variance from samples, reading `chunk` images at a time."""
+        total = square = torch.zeros(len(self.mean), dtype=torch.float64)
+        for rows in torch.arange(len(samples)).split(chunk):
+            pixels = samples.pixels(rows).to(torch.float64) / 255
+            total = total + pixels.sum((0, 2, 3))
+            square = square + pixels.square().sum((0, 2, 3))
+        _, _, height, width = samples.images.shape
+        count = len(samples) * height * width
+        mean = total / count
+        variance = (square / count - mean.square()).clamp_min(0)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(variance > 1e-8, variance, 1).sqrt())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, C, H, W], uint8 -> float32, in channels-last layout where the images are."""
+        scale = (1 / (255 * self.std))[:, None, None]
+        return images.float() * scale - (self.mean / self.std)[:, None, None]
+
+    def inverse(self, images: Tensor) -> Tensor:
+        """[B, C, H, W], normalised float -> uint8, clipped."""
+        pixels = (images * self.std[:, None, None] + self.mean[:, None, None]) * 255
+        return pixels.round().clamp(0, 255).to(torch.uint8)
+
+
+class Model(nn.Module):
+    """One network: features from the backbone, logits from the head, and, where asked, the image from the decoder.
+
+    Args:
+        backbone: images -> feature maps.
+        head: features -> logits, trained with the backbone.
+        spec: of the images.
+        decoder: last feature map -> image.
+        readout: features -> logits; where there is one, it answers `predict` in place of the head.
+    """
+
+    def __init__(
+        self, backbone: Backbone, head: Head, spec: ImageSpec, decoder: Decoder | None = None, readout: NearestMean | None = None
+    ) -> None:
+        nn.Module.__init__(self)
+        self.spec = spec
+        self.normalise = Normalise(spec.channels)
+        self.backbone = backbone
+        self.head = head
+        self.decoder = decoder
+        self.readout = readout
+
+    @property
+    def classes(self) -> int:
+        """How many classes the head knows."""
+        return self.head.size()[0]
+
+    def grow(self, classes: int) -> None:
+        """Let the head answer for `classes` classes."""
+        self.head.resize(classes)
+
+    def forward(self, images: Tensor, *, decode: bool = False) -> Output:
+        """Answer normalised images.
+
+        Args:
+            images: [B, C, H, W], float, from `normalise`.
+            decode: also reconstruct; needs a decoder.
+        """
+        maps = self.backbone(images)
+        with torch.autocast(images.device.type, enabled=False):  # the head is small, and bf16 would round its logits
+            features = maps[-1].float().mean((2, 3))
+            logits = self.head(features)
+        reconstruction = self.decoder(maps[-1]).float() if decode and self.decoder is not None else None
+        return Output(maps, features, logits, reconstruction)
+
+    def answer(self, features: Tensor) -> Tensor:
+        """Logits [B, K] of the declared readout, or of the head where there is none, for features [B, D]."""
+        answer: Tensor = (self.readout or self.head)(features)
+        return answer
+
+    def frozen(self) -> Model:
+        """A copy in inference form: no gradients, batch norms folded into the convolutions before them."""
+        twin = copy.deepcopy(self).eval().requires_grad_(False)
+        fused(twin)
+        return twin
+
+
+def build_model(name: str, head: str, spec: ImageSpec, *, readout: bool = False) -> Model:
+    """A model without classes.
+
+    Args:
+        name: of the backbone, see `backbone`.
+        head: a key of `HEADS`.
+        spec: of the images.
+        readout: answer by nearest class mean.
+    """
+    trunk = backbone(name, spec)
+    return Model(trunk, choose("head", head, HEADS)(trunk.dim), spec, readout=NearestMean(trunk.dim) if readout else None)
+
+
+def with_decoder(model: Model) -> Model:
+    """Give a model on the CPU its decoder, drawn from random numbers of its own so that nothing else of the run changes."""
+    shape = model.spec.shape
+    with seeded(torch.initial_seed(), "decoder"), torch.no_grad():
+        *_, last = model.eval().backbone(torch.zeros(1, *shape))
+        model.decoder = Decoder(model.backbone.dim, (last.shape[2], last.shape[3]), shape)
+    return model.train()

@@ -1,0 +1,188 @@
+"""Device, precision, memory layout and processes: the only module that knows the hardware (Lightning Fabric)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from nacre.errors import NacreError
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """Where and how to compute; `auto` is settled by `Runtime` and by `nacre.training.speed`."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`auto`: the accelerator where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`bf16` computes in bfloat16 and keeps weights in float32; `auto`: what is measured to be faster."""
+    layout: Literal["auto", "channels-last", "contiguous"] = "auto"
+    """Order of the images in memory; `auto`: what is measured to be faster."""
+    compile: bool = False
+    """Compile the model with `torch.compile`: worth it for long runs."""
+    processes: int = 1
+    """Processes that share every batch, on as many devices; under torchrun its number counts."""
+    threads: int = 0
+    """CPU threads per process; 0: the cores shared among the processes."""
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or self.threads < 0:
+            raise ValueError(f"processes is {self.processes} and threads is {self.threads}, but they must be at least 1 and 0")
+
+
+class Runtime:
+    """One process's view of the machine.
+
+    Args:
+        hardware: where and how to compute; precision and layout `auto` count as fp32 and contiguous until
+            `nacre.training.speed.settle` has measured.
+
+    Raises:
+        NacreError: the device is not there.
+    """
+
+    def __init__(self, hardware: Hardware | None = None) -> None:
+        hardware = hardware or Hardware()
+        torchrun = {name: int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE") if name in os.environ}
+        world = torchrun.get("WORLD_SIZE", hardware.processes)
+        local = torchrun.get("LOCAL_WORLD_SIZE", world)
+        device = available(hardware.device)
+        threads = hardware.threads or max(
+            1, len(os.sched_getaffinity(0)) // local if hasattr(os, "sched_getaffinity") else torch.get_num_threads()
+        )
+        self.hardware = replace(hardware, device=device, processes=world, threads=threads)
+        self.fabric = Fabric(
+            accelerator=device,
+            devices=local,
+            num_nodes=world // local,
+            strategy="ddp" if world > 1 else "auto",
+        )
+        quiet()
+        self.fabric.launch()
+        torch.set_num_threads(threads)
+        if device == "cuda":
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")
+        self.device: torch.device = self.fabric.device
+        self.rank: int = self.fabric.global_rank
+        self.world: int = self.fabric.world_size
+        self._compiled: dict[int, Callable[..., Any]] = {}
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Compute in the run's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.hardware.precision == "bf16")
+
+    @property
+    def format(self) -> torch.memory_format:
+        """The run's layout of images and convolutions."""
+        return torch.channels_last if self.hardware.layout == "channels-last" else torch.contiguous_format
+
+    def agree(self, numbers: list[float]) -> list[float]:
+        """The mean of each number over the processes, so that all decide alike."""
+        mean = torch.tensor(numbers, device=self.device, dtype=torch.float32)
+        if self.world > 1:
+            mean = cast(Tensor, self.fabric.all_reduce(mean, reduce_op="mean"))
+        return [float(number) for number in mean]
+
+    def place(self, module: M) -> M:
+        """Move a module to the device, in the run's memory layout."""
+        return reformatted(module.to(self.device), self.format)
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """Move uint8 images [B, C, H, W] to the device."""
+        return pixels.to(self.device, non_blocking=True)
+
+    def forward(self, model: nn.Module) -> Callable[..., Any]:
+        """How to call a model in training: itself, or its compiled form."""
+        if not self.hardware.compile:
+            return model
+        if id(model) not in self._compiled:
+            self._compiled = {id(model): torch.compile(model)}
+        return self._compiled[id(model)]
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its mean over the processes, in one message."""
+        if self.world > 1:
+            self._average([p.grad for p in parameters if p.grad is not None])
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Replace every running statistic by its mean over the processes."""
+        if self.world > 1:
+            self._average([b for b in module.buffers() if b.is_floating_point()])
+
+    def _average(self, tensors: list[Tensor]) -> None:
+        flat = cast(Tensor, self.fabric.all_reduce(torch.cat([t.reshape(-1) for t in tensors]), reduce_op="mean"))
+        for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view(tensor.shape))
+
+    def free_bytes(self) -> int:
+        """Memory that is free on the device; 2 GiB where the system does not tell."""
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0]
+        try:
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, OSError, AttributeError):
+            return 2**31
+
+    def peak_bytes(self) -> int:
+        """The most memory used so far: the device's on CUDA, else the process's; 0 where the system does not tell."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if os.name != "posix":
+            return 0
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def describe(self) -> str:
+        """The device's name for people."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{self.device.type}, {self.hardware.threads} threads" if self.device.type == "cpu" else self.device.type
+
+
+def reformatted(module: M, form: torch.memory_format) -> M:
+    """A module with its convolutions in a memory layout."""
+    return cast(M, module.to(memory_format=form))  # type: ignore[call-overload]
+
+
+def available(device: str) -> Literal["cpu", "cuda", "mps"]:
+    """The device itself, or for `auto` the best that is there.
+
+    Raises:
+        NacreError: it is not there.
+    """
+    there: dict[Literal["cuda", "mps", "cpu"], bool] = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    for name, present in there.items():
+        if present and device in ("auto", name):
+            return name
+    raise NacreError(f"device {device!r} is not there: use auto, {' or '.join(name for name, present in there.items() if present)}.")
+
+
+def quiet() -> None:
+    """Keep Fabric's remarks off the terminal: a run prints what it has to say itself."""
+    for name in ("lightning_fabric", "lightning.fabric", "lightning_fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning_fabric")
