@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import platform
 import time
 import tomllib
@@ -33,7 +34,7 @@ from nacre.training.phases import Watch
 from nacre.training.runtime import Hardware, Runtime
 from nacre.training.speed import settle
 
-CONFIG, METRICS, LOG, MODEL, JOURNAL = "config.toml", "metrics.json", "log.csv", "model.nacre", "journal"
+CONFIG, METRICS, LOG, MODEL, JOURNAL, REPORT = "config.toml", "metrics.json", "log.csv", "model.nacre", "journal", "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +66,19 @@ class Experiment:
             NacreError: names every unknown setting and every value that does not fit.
         """
         rest, wrong = dict(given), []
-        parts: dict[str, Any] = {}
-        for part, make in (("method", lambda: modelfile.method_of(rest.pop("method", {}))), ("whole", lambda: settings.build(cls, rest))):
-            try:
-                parts[part] = make()
-            except NacreError as error:
-                wrong.append(str(error))
-        if wrong:
+        table = rest.pop("method", {})
+        method, whole = None, None
+        try:
+            method = modelfile.method_of(table)
+        except NacreError as error:
+            wrong.append(str(error))
+        try:
+            whole = settings.build(cls, rest)
+        except NacreError as error:
+            wrong.append(str(error))
+        if method is None or whole is None:
             raise NacreError("\n".join(wrong))
-        whole = replace(parts["whole"], method=parts["method"])
+        whole = replace(whole, method=method)
         return whole if whole.memory != "auto" else replace(whole, memory=str(whole.method.budget))
 
     @classmethod
@@ -269,3 +274,41 @@ def read_log(path: Path) -> list[Row]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [{name: value for name, value in row.items() if value != ""} for row in csv.DictReader(file)]
+
+
+def write_report(folder: Path, joint: Path | None = None) -> Path:
+    """Write the report of a run's folder from the files in it.
+
+    Args:
+        folder: of the run, finished or not.
+        joint: folder of a joint run of the same data, protocol and seed, for the intransigence.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        NacreError: there is no run, or the joint run is not one of the same stream.
+    """
+    from nacre.evaluation.report import render
+
+    measured = read_metrics(folder)
+    ceiling = None if joint is None else read_metrics(joint)
+    if ceiling is not None and any(ceiling[name] != measured[name] for name in ("data", "protocol", "order")):
+        raise NacreError(f"{joint} ran another stream than {folder}: give a joint run of the same data, protocol and seed.")
+    learner, _ = modelfile.load(folder / MODEL, Runtime(Hardware(device="cpu")))
+    text = render(measured, read_log(folder / LOG), (folder / CONFIG).read_text(encoding="utf-8"), panel.panel(learner), ceiling)
+    files.write(folder / REPORT, text)
+    return folder / REPORT
+
+
+def read_metrics(folder: Path) -> Result:
+    """What a run measured so far.
+
+    Raises:
+        NacreError: the folder holds no run, or none with a finished stage.
+    """
+    try:
+        measured: Result = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NacreError(f"{folder} holds no run with a finished stage ({error}): give the folder that `nacre run` printed.") from None
+    return measured

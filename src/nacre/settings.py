@@ -6,9 +6,8 @@ TOML has no word for nothing, so None is written as "none".
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -40,14 +39,16 @@ def build(cls: type[S], given: Mapping[str, Any], where: str = "") -> S:
     """
     wrong: list[str] = []
     values = merged(cls, plain(cls()), given, where, wrong)
+    try:
+        built = TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        for item in error.errors():
+            place = where + ".".join(str(part) for part in item["loc"] if str(part) in keys(cls))
+            reason = item["msg"].removeprefix("Value error, ")
+            value = "" if isinstance(item["input"], Mapping) else f" = {item['input']!r}"
+            wrong.append(f"{place}{value}: {reason}" if place != where else reason)
     if not wrong:
-        try:
-            return TypeAdapter(cls).validate_python(values)
-        except ValidationError as error:
-            for item in error.errors():
-                place = where + ".".join(str(part) for part in item["loc"] if str(part) in keys(cls))
-                reason = item["msg"].removeprefix("Value error, ")
-                wrong.append(f"{place or where.rstrip('.') or cls.__name__} = {item['input']!r}: {reason}" if place else reason)
+        return built
     raise NacreError("\n".join(dict.fromkeys(wrong)))
 
 
@@ -56,10 +57,8 @@ def own(cls: type) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(cls) if not field.metadata.get("elsewhere")]
 
 
-@functools.cache
-def keys(cls: Hashable) -> frozenset[str]:
+def keys(cls: type) -> frozenset[str]:
     """Names of all fields of a dataclass and of the dataclasses in it."""
-    assert isinstance(cls, type)
     inner = [
         keys(part)
         for hint in get_type_hints(cls).values()

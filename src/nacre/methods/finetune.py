@@ -16,7 +16,7 @@ from nacre.training.phases import Fit, Phase
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Method):
-    """Cross-entropy on the new images, no memory (baseline of Masana et al., TPAMI 2022)."""
+    """Cross-entropy on the new images, no memory."""
 
     family = "baseline"
     paper = "Masana et al., TPAMI 2022"

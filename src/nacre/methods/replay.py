@@ -16,7 +16,7 @@ from nacre.training.phases import Fit, Phase, Remember
 
 @dataclass(frozen=True, kw_only=True)
 class Replay(Method):
-    """Cross-entropy over all classes seen, on new images and exemplars (baseline of Masana et al., TPAMI 2022)."""
+    """Cross-entropy over all classes seen, on new images and exemplars."""
 
     family = "replay"
     paper = "Masana et al., TPAMI 2022"

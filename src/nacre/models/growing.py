@@ -28,5 +28,6 @@ class Growing(nn.Module, ABC):
         return torch.tensor(self.size())
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the size that a state dict carries."""
-        self.resize(*state.tolist())
+        """Take the size that a state dict carries; one that fits keeps its parameters, which an optimiser may hold."""
+        if state.tolist() != self.size():
+            self.resize(*state.tolist())

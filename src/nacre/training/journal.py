@@ -34,16 +34,18 @@ class Journal:
         self.writes = writes and folder is not None
         self.rows: list[Row] = []
         self._stage = 0
+        self._found: set[str] = set()
         self._last = time.monotonic()
 
     def begin(self, stage: int) -> None:
-        """Turn to a stage, and drop what other stages left behind."""
+        """Turn to a stage: take stock of what an earlier process left of it, and drop what other stages left."""
         self._stage, self.rows, self._last = stage, [], time.monotonic()
         if self.writes and self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in self.folder.iterdir():
                 if not path.name.startswith(f"stage{stage}-") or path.name.endswith(".part"):
                     path.unlink()
+        self._found = {path.name for path in self.folder.iterdir()} if self.folder is not None and self.folder.is_dir() else set()
 
     def clear(self) -> None:
         """The stage is safe elsewhere: drop everything."""
@@ -78,7 +80,7 @@ class Journal:
         return self.folder / f"stage{self._stage}-{name}.safetensors"
 
     def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        if self.folder is None or not self._path(name).exists():
+        if self.folder is None or self._path(name).name not in self._found:
             return None
         tensors, header = files.read_tensors(self._path(name), "journal")
         self.rows = header["rows"]

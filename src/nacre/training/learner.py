@@ -72,6 +72,7 @@ class Learner:
         self._admit(stage)
         journal, watch, k = journal or Journal(), watch or Watch(), self.knowledge
         journal.begin(stage.index)
+        self.runtime.fabric.barrier()
         if stage.index == 0:
             k.model.normalise.learn(stage.train)
         else:

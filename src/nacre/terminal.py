@@ -1,0 +1,121 @@
+"""What a person sees while a run goes on: progress on stderr, results on stdout; no terminal, no bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from nacre.data.stream import Stage, Stream
+from nacre.training.method import Method
+from nacre.training.phases import Watch
+
+
+class Remaining(ProgressColumn):
+    """Time left in the whole run, from the speed so far."""
+
+    def render(self, task: Task) -> Text:
+        """Minutes and seconds, or a dash before there is a speed."""
+        left = task.fields.get("left")
+        if left is None:
+            return Text("-:-- left", style="dim")
+        minutes, seconds = divmod(int(left), 60)
+        hours, minutes = divmod(minutes, 60)
+        return Text(f"{f'{hours}:{minutes:02d}' if hours else minutes}:{seconds:02d} left", style="cyan")
+
+
+class Bar(Watch):
+    """A progress bar with stage, epoch, images per second and the time left.
+
+    Args:
+        console: on stderr.
+        stream: of the run.
+        method: of the run, for the number of epochs to come.
+    """
+
+    def __init__(self, console: Console, stream: Stream, method: Method) -> None:
+        self.console = console
+        self.plan = [len(stage.train) * method.optim_of(stage).epochs for stage in stream]
+        self.count = len(stream)
+        self.seconds = self.images = 0.0
+        self._last = 0.0
+        self._progress: Progress | None = None
+        self._drawn = 0.0
+
+    def fit(self, stage: Stage, phase: int, samples: int, epochs: int) -> None:
+        """Start a bar for this fit."""
+        self.stop()
+        self._stage, self._samples, self._epochs, self._done = stage, samples, epochs, 0
+        self._progress = Progress(
+            TextColumn("[bold]stage {task.fields[stage]}"),
+            BarColumn(bar_width=28, complete_style="cyan", finished_style="cyan"),
+            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("[dim]{task.fields[speed]}"),
+            Remaining(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._progress.add_task(
+            "", total=samples * epochs, stage=f"{stage.index + 1}/{self.count}", epoch=f"1/{epochs}", speed="", left=None
+        )
+        self._progress.start()
+        self._last = time.monotonic()
+
+    def step(self, images: int) -> None:
+        """Advance, redrawing a few times a second at most."""
+        self._done += images
+        now = time.monotonic()
+        if self._progress is None or now - self._drawn < 0.1:
+            return
+        self._drawn = now
+        seconds = max(self.seconds + now - self._last, 1e-9)
+        speed = (self.images + self._done) / seconds
+        total = self._samples * self._epochs
+        left = (total - self._done + sum(self.plan[self._stage.index + 1 :]) * total / max(1, self.plan[self._stage.index])) / speed
+        epoch = min(self._epochs, self._done // max(1, self._samples) + 1)
+        self._progress.update(self._task, completed=self._done, epoch=f"{epoch}/{self._epochs}", speed=f"{speed:,.0f} images/s", left=left)
+
+    def concern(self, text: str) -> None:
+        """Show it above the bar."""
+        self.console.print(f"[yellow]note[/] {escape(text)}", highlight=False)
+
+    def stop(self) -> None:
+        """Take the bar away, so that a result can be printed."""
+        if self._progress is not None:
+            self.seconds += time.monotonic() - self._last
+            self.images += self._done
+            self._progress.stop()
+            self._progress = None
+
+
+def percent(share: float | None) -> str:
+    """A share in [0, 1] as `97.2 %`; a dash for none."""
+    return "     -" if share is None else f"{100 * share:5.1f} %".rjust(6)
+
+
+def stage_line(result: dict[str, Any], total: int) -> str:
+    """One stage in a line: accuracy on all, old and new classes, and what it brought."""
+    names = ", ".join(escape(name) for name in result["classes"][:6]) + (" …" if len(result["classes"]) > 6 else "")
+    return (
+        f"[bold]stage {result['stage']}/{total}[/]  all [bold cyan]{percent(result['accuracy'])}[/]  old {percent(result['old'])}  "
+        f"new {percent(result['new'])}  [dim]{result['seconds']:6.1f} s  + {names}[/]"
+    )
+
+
+def closing_lines(summary: dict[str, Any], paths: Sequence[tuple[str, str]]) -> list[str]:
+    """The run in a few lines: the three numbers it is known by, and where its files are."""
+    forgotten = summary["forgetting"]
+    lines = [
+        "",
+        f"average incremental accuracy  [bold cyan]{percent(summary['average_incremental'])}[/]",
+        f"last accuracy                 [bold cyan]{percent(summary['last'])}[/]",
+        f"forgetting                    [bold cyan]{'     -' if forgotten is None else f'{100 * forgotten:5.1f}'}[/] points",
+        "",
+    ]
+    return lines + [f"{name:<8} {escape(path)}" for name, path in paths]

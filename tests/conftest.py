@@ -1,0 +1,65 @@
+"""A toy data set of our own, and the settings under which everything takes a moment."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in several processes; more threads would fight over the cores
+
+from dataclasses import replace  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from nacre.data.augment import Augment  # noqa: E402
+from nacre.data.source import Samples, Source  # noqa: E402
+from nacre.data.stream import Stream  # noqa: E402
+from nacre.methods import METHODS  # noqa: E402
+from nacre.training.method import Method  # noqa: E402
+from nacre.training.optim import Optim  # noqa: E402
+from nacre.training.runtime import Hardware, Runtime  # noqa: E402
+
+QUICK = Optim(epochs=2, batch=16, lr=0.02)
+
+
+def toy_source(classes: int = 6, train: int = 12, test: int = 4, size: int = 8, channels: int = 3) -> Source:
+    """Noisy pictures, each class around a pattern of its own."""
+    draw = torch.Generator().manual_seed(3)
+    patterns = torch.randint(40, 216, (classes, channels, size, size), generator=draw)
+
+    def part(count: int) -> Samples:
+        labels = torch.arange(classes).repeat_interleave(count)
+        noise = torch.randint(-40, 40, (len(labels), channels, size, size), generator=draw)
+        return Samples.of((patterns[labels] + noise).to(torch.uint8), labels)
+
+    return Source(part(train), part(test), tuple(f"class {i}" for i in range(classes)), Augment(shift=1, flip=True))
+
+
+@pytest.fixture(scope="session")
+def source() -> Source:
+    return toy_source()
+
+
+@pytest.fixture
+def stream(source: Source) -> Stream:
+    return Stream(source, [2, 2, 2], seed=0)
+
+
+@pytest.fixture(scope="session")
+def runtime() -> Runtime:
+    return Runtime(Hardware(device="cpu", precision="fp32", layout="contiguous", threads=1))
+
+
+@pytest.fixture(params=list(METHODS))
+def method(request: pytest.FixtureRequest) -> Method:
+    """Every registered method, quick."""
+    return replace(METHODS[request.param](), optim=QUICK, later=None, backbone="small")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing of a test lands in the user's cache folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("NACRE_CACHE", str(folder))
+    return folder
