@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nacre.evaluation.metrics import last as last
     from nacre.experiment import Experiment as Experiment
     from nacre.methods import METHODS as METHODS
+    from nacre.methods.reconstruction import Reconstruction as Reconstruction
     from nacre.modelfile import load as load
     from nacre.modelfile import save as save
     from nacre.training.learner import Learner as Learner
@@ -31,6 +32,7 @@ PUBLIC = {
     "METHODS": "nacre.methods",
     "NacreError": "nacre.errors",
     "PerClass": "nacre.data.memory",
+    "Reconstruction": "nacre.methods.reconstruction",
     "Stream": "nacre.data.stream",
     "Total": "nacre.data.memory",
     "accuracy": "nacre.training.learner",

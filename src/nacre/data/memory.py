@@ -126,5 +126,12 @@ class Memory:
         return {"images": self.images, "labels": self.labels}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
-        self.images, self.labels = state["images"], state["labels"]
+        """Take back what `state` gave.
+
+        Raises:
+            NacreError: the images have another shape, or labels are missing.
+        """
+        images, labels = state["images"], state["labels"]
+        if images.shape[1:] != self.images.shape[1:] or images.dtype != torch.uint8 or labels.shape != images.shape[:1]:
+            raise NacreError(f"exemplars of shape {tuple(images.shape)} with {tuple(labels.shape)} labels are not of these images")
+        self.images, self.labels = images, labels

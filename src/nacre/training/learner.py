@@ -137,8 +137,10 @@ class Learner:
         try:
             with seeded(self.seed, "restore"):
                 self.knowledge.restore(state)
-        except (RuntimeError, KeyError) as error:
+        except (RuntimeError, KeyError, ValueError) as error:
             raise NacreError(f"the saved knowledge does not fit method and images: {str(error).splitlines()[0]}") from None
+        if len(classes) != self.knowledge.model.classes:
+            raise NacreError(f"the saved knowledge is of {self.knowledge.model.classes} classes, but {len(classes)} are named")
         self.runtime.place(self.knowledge.model)
         self.classes, self.stages = classes, stages
 

@@ -1,0 +1,71 @@
+"""What the documents show runs: the README's Python, its commands, every recipe."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nacre.experiment import Experiment, Run
+from nacre.training.optim import Optim
+from nacre.training.runtime import Hardware
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    (code,) = blocks("python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    numbers = [float(word) for word in done.stdout.split()]
+    assert len(numbers) == 3
+    assert all(-1 <= number <= 1 for number in numbers)
+
+
+def test_the_readme_names_commands_that_exist() -> None:
+    shell = "\n".join(blocks("sh"))
+    targets = set(re.findall(r"^make (\w+)", shell, re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text()
+    assert {"demo", "test"} <= targets
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    for path in re.findall(r"(?:python|nacre run) ((?:benchmarks|recipes)/\S+)", shell):
+        assert (ROOT / path).exists(), path
+
+
+def test_ci_calls_the_readmes_test_command() -> None:
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_files_that_the_readme_links_exist() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_says_what_it_is_and_runs(path: Path, tmp_path: Path) -> None:
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any(f"nacre run recipes/{path.name}" in line for line in header)
+    assert any("hardware" in line for line in header)
+    whole = Experiment.load(path)
+    assert Experiment.of(tomllib.loads(whole.toml())) == whole
+    quick = Optim(epochs=1, batch=256, lr=0.01)
+    short = replace(
+        whole,
+        method=replace(whole.method, optim=quick, later=None),
+        hardware=Hardware(device="cpu", precision="fp32", layout="contiguous", threads=1),
+    )
+    first = next(iter(Run(short, tmp_path / "run").stages()))
+    assert 0 <= first["accuracy"] <= 1
