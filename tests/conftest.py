@@ -6,19 +6,19 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in several processes; more threads would fight over the cores
 
-from dataclasses import replace  # noqa: E402
-from pathlib import Path  # noqa: E402
+from dataclasses import replace
+from pathlib import Path
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
-from nacre.data.augment import Augment  # noqa: E402
-from nacre.data.source import Samples, Source  # noqa: E402
-from nacre.data.stream import Stream  # noqa: E402
-from nacre.methods import METHODS  # noqa: E402
-from nacre.training.method import Method  # noqa: E402
-from nacre.training.optim import Optim  # noqa: E402
-from nacre.training.runtime import Hardware, Runtime  # noqa: E402
+from nacre.data.augment import Augment
+from nacre.data.source import Samples, Source
+from nacre.data.stream import Stream
+from nacre.methods import METHODS
+from nacre.training.method import Method
+from nacre.training.optim import Optim
+from nacre.training.runtime import Hardware, Runtime
 
 QUICK = Optim(epochs=2, batch=16, lr=0.02)
 

@@ -73,7 +73,9 @@ def test_backward_is_called_in_one_place() -> None:
 def test_no_pickle() -> None:
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] + [getattr(node, "module", "") or ""] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            names = (
+                [a.name for a in node.names] + [getattr(node, "module", "") or ""] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            )
             assert not {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"} & {name.split(".")[0] for name in names}
     assert not [place for name in ("broadcast_object_list", "all_gather_object") for place in calls(name)]
     sources = [path.read_text() for path in PACKAGE.rglob("*.py")]

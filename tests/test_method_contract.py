@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nacre import modelfile
-from nacre.data.memory import EVERYTHING, PerClass, Total
+from nacre.data.memory import PerClass, Total
 from nacre.data.source import Samples
 from nacre.data.stream import Stream
 from nacre.training.journal import Journal, Row

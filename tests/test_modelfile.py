@@ -82,7 +82,14 @@ def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
 
 def test_a_whole_header_that_makes_no_sense_is_refused(saved: Path) -> None:
     tensors, header = files.read_tensors(saved)
-    for change in ({"method": {"name": "gone"}}, {"shape": "x"}, {"classes": 3}, {"shape": [3, 9, 9]}, {"kind": "journal"}, {"method": {"head": "linear"}}):
+    for change in (
+        {"method": {"name": "gone"}},
+        {"shape": "x"},
+        {"classes": 3},
+        {"shape": [3, 9, 9]},
+        {"kind": "journal"},
+        {"method": {"head": "linear"}},
+    ):
         files.write_tensors(saved, tensors, {**header, **change})
         with pytest.raises(NacreError):
             modelfile.load(saved)

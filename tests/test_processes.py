@@ -10,14 +10,32 @@ from typing import Any
 
 import pytest
 
-SETTINGS = ["--method", "replay", "--epochs", "8", "--precision", "fp32", "--set", "hardware.threads=1", "--set", "hardware.device=cpu"]
+SETTINGS = [
+    "--method",
+    "replay",
+    "--epochs",
+    "2",
+    "--set",
+    "optim.batch=100",
+    "--precision",
+    "fp32",
+    "--set",
+    "hardware.threads=1",
+    "--set",
+    "hardware.device=cpu",
+]
 
 
 def run(launcher: list[str], *arguments: str) -> Any:
-    done = subprocess.run([*launcher, "-m", "nacre", "run", *SETTINGS, "--quiet", *arguments], capture_output=True, timeout=250, check=False)
+    done = subprocess.run(
+        [*launcher, "-m", "nacre", "run", *SETTINGS, "--quiet", *arguments], capture_output=True, timeout=250, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()
     folder = Path(arguments[arguments.index("--out") + 1])
     return json.loads((folder / "metrics.json").read_text())
+
+
+# Few steps, because training is chaotic: rounding that differs in the last bit grows into another, equally good network.
 
 
 def test_two_processes_give_the_matrix_of_one(tmp_path: Path) -> None:
@@ -26,12 +44,12 @@ def test_two_processes_give_the_matrix_of_one(tmp_path: Path) -> None:
     assert two["machine"]["hardware"]["processes"] == 2
     assert two["complete"]
     for first, second in zip(one["results"]["summary"]["matrix"], two["results"]["summary"]["matrix"], strict=True):
-        assert second == pytest.approx(first, abs=0.1)  # batch norm sees halves of a batch
-    assert two["results"]["summary"]["average_incremental"] == pytest.approx(one["results"]["summary"]["average_incremental"], abs=0.03)
+        assert second == pytest.approx(first, abs=0.03)
+    assert two["results"]["summary"]["average_incremental"] == pytest.approx(one["results"]["summary"]["average_incremental"], abs=0.01)
 
 
 def test_torchrun_is_understood(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    two = run(launcher, "--epochs", "1", "--out", str(tmp_path / "two"))
+    two = run(launcher, "--out", str(tmp_path / "two"))
     assert two["machine"]["hardware"]["processes"] == 2
     assert two["complete"]

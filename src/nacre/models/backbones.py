@@ -15,6 +15,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from nacre.data.source import ImageSpec
 from nacre.errors import choose
+from nacre.models.norm import BatchNorm
 
 
 class Backbone(nn.Module, ABC):
@@ -31,7 +32,7 @@ def conv_norm(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn
     """A convolution without bias and its batch norm."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+    return nn.Sequential(conv, BatchNorm(outputs))
 
 
 class SmallNet(Backbone):
@@ -181,7 +182,7 @@ def fused(module: nn.Module) -> nn.Module:
         if isinstance(child, nn.Sequential):
             for i in range(len(child) - 1):
                 conv, norm = child[i], child[i + 1]
-                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNorm):
                     child[i], child[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
         fused(child)
     return module

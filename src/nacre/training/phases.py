@@ -134,7 +134,6 @@ class Fit(Phase):
                 work.watch.epoch(row)
                 if epoch + 1 < self.optim.epochs:
                     work.journal.save(work.phase, epoch + 1, lambda: fit_state(self.model, optimiser))
-            work.runtime.average_buffers(self.model)
 
     def _epoch(self, work: Work, deck: Deck, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], epoch: int) -> Row:
         """One pass; returns its line of the log, whose numbers reach the host only here, at its end."""

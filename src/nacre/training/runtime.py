@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from nacre.errors import NacreError
+from nacre.models.norm import BatchNorm
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -102,7 +103,10 @@ class Runtime:
         return [float(number) for number in mean]
 
     def place(self, module: M) -> M:
-        """Move a module to the device, in the run's memory layout."""
+        """Move a module to the device, in the run's memory layout; its batch norms see the batches of all processes."""
+        for part in module.modules():
+            if isinstance(part, BatchNorm):
+                part.total = total if self.world > 1 else None
         return reformatted(module.to(self.device), self.format)
 
     def images(self, pixels: Tensor) -> Tensor:
@@ -120,17 +124,10 @@ class Runtime:
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace every gradient by its mean over the processes, in one message."""
         if self.world > 1:
-            self._average([p.grad for p in parameters if p.grad is not None])
-
-    def average_buffers(self, module: nn.Module) -> None:
-        """Replace every running statistic by its mean over the processes."""
-        if self.world > 1:
-            self._average([b for b in module.buffers() if b.is_floating_point()])
-
-    def _average(self, tensors: list[Tensor]) -> None:
-        flat = cast(Tensor, self.fabric.all_reduce(torch.cat([t.reshape(-1) for t in tensors]), reduce_op="mean"))
-        for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            tensor.copy_(mean.view(tensor.shape))
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            flat = cast(Tensor, self.fabric.all_reduce(torch.cat([g.reshape(-1) for g in gradients]), reduce_op="mean"))
+            for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(mean.view(gradient.shape))
 
     def free_bytes(self) -> int:
         """Memory that is free on the device; 2 GiB where the system does not tell."""
@@ -157,6 +154,27 @@ class Runtime:
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         return f"{self.device.type}, {self.hardware.threads} threads" if self.device.type == "cpu" else self.device.type
+
+
+class Total(torch.autograd.Function):
+    """The sum over processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor) -> Tensor:
+        """Add up a tensor of one shape."""
+        whole = mine.clone()
+        torch.distributed.all_reduce(whole)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Add up the gradients."""
+        return Total.forward(ctx, gradient)
+
+
+def total(mine: Tensor) -> Tensor:
+    """Sum a tensor over the processes, with its gradient."""
+    return cast(Tensor, Total.apply(mine))  # type: ignore[no-untyped-call]
 
 
 def reformatted(module: M, form: torch.memory_format) -> M:
