@@ -1,0 +1,123 @@
+"""One run as one self-contained HTML file: what was learnt, what was lost, and what it cost."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor
+
+from nacre.evaluation import metrics as formulas
+from nacre.evaluation import plots
+from nacre.evaluation.matrix import AccuracyMatrix
+from nacre.evaluation.panel import Panel
+
+Row = Mapping[str, Any]
+
+
+def render(metrics: Row, rows: Sequence[Row], config: str, panel: Panel | None, joint: Row | None = None) -> str:
+    """Write the report.
+
+    Args:
+        metrics: content of metrics.json.
+        rows: of log.csv; numbers may be text.
+        config: content of config.toml.
+        panel: exemplars with their reconstructions; None without a decoder.
+        joint: metrics.json of a joint run of the same stream, for the intransigence.
+
+    Returns:
+        HTML that needs no other file, no script and no network; everything from outside is escaped.
+    """
+    page = Environment(
+        loader=PackageLoader("nacre.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page.filters.update(percent=percent, points=points, number=number, amount=amount, bytes=bytes_text, seconds=seconds_text)
+    stages = metrics["results"]["stages"]
+    pictures = {
+        "curve": plots.curve(stages),
+        "matrix": plots.matrix([stage["accuracies"] for stage in stages]),
+        "confusion": plots.confusion(stages[-1]["confusion"], metrics["classes"]),
+        "errors": plots.errors(stages),
+        "course": plots.course(rows),
+    }
+    return page.get_template("report.html.j2").render(
+        run=metrics,
+        stages=stages,
+        summary=metrics["results"]["summary"],
+        cost=metrics["cost"],
+        machine=metrics["machine"],
+        config=config,
+        pictures={name: Markup(svg) for name, svg in pictures.items()},
+        panel=pictures_of(panel, metrics["classes"]) if panel is not None else [],
+        intransigence=None if joint is None else formulas.intransigence(matrix(metrics), matrix(joint)),
+        scores=[
+            name for name in ("reconstruction", "softmax", "energy", "mahalanobis") if any(name in (s["novelty"] or {}) for s in stages)
+        ],
+    )
+
+
+def matrix(measured: Row) -> AccuracyMatrix:
+    """The accuracy matrix of a metrics.json."""
+    found = AccuracyMatrix(measured["test_images"])
+    for index, stage in enumerate(measured["results"]["stages"]):
+        found.record(index, stage["accuracies"])
+    return found
+
+
+def pictures_of(panel: Panel, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Per class: its name, the three pictures as data URIs, and the unexplained variance now."""
+    columns = zip(names, panel.images, panel.then, panel.now, panel.errors.tolist(), strict=False)
+    return [{"name": name, "views": [data_uri(image) for image in views], "error": error} for name, *views, error in columns]
+
+
+def data_uri(image: Tensor) -> str:
+    """A picture [C, H, W], uint8, as a PNG inside a link; grey for one channel."""
+    pixels = image[0].numpy() if len(image) == 1 else image[:3].permute(1, 2, 0).numpy()
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def percent(share: float | None) -> str:
+    """A share in [0, 1] with one decimal; a dash for none."""
+    return "–" if share is None else f"{100 * share:.1f} %"  # noqa: RUF001 - a typographic dash
+
+
+def points(share: float | None) -> str:
+    """A difference of shares in points, with its sign."""
+    return "–" if share is None else f"{100 * share:+.1f}".replace("-", "−")  # noqa: RUF001 - typographic signs
+
+
+def number(value: float | None) -> str:
+    """Three digits behind the point; a dash for none."""
+    return "–" if value is None else f"{value:.3f}"  # noqa: RUF001 - a typographic dash
+
+
+def amount(value: float | None) -> str:
+    """A large number with thousands apart; a dash for none."""
+    return "–" if value is None else f"{value:,.0f}"  # noqa: RUF001 - a typographic dash
+
+
+def bytes_text(count: float | None) -> str:
+    """Bytes in the unit that suits them; a dash for none."""
+    if count is None:
+        return "–"  # noqa: RUF001 - a typographic dash
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def seconds_text(value: float | None) -> str:
+    """Seconds, or minutes, or hours."""
+    if value is None:
+        return "–"  # noqa: RUF001 - a typographic dash
+    if value < 120:
+        return f"{value:.1f} s"
+    return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
