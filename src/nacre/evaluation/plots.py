@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 TEAL, ROSE, VIOLET, GOLD, GREY = "#2a9d9a", "#d1657f", "#7d6fb8", "#c9974b", "#8a929c"
 INK = "#123456"
 """Stands for the page's text colour until the SVG is written."""
-PEARL = LinearSegmentedColormap.from_list("pearl", ["#8a929c14", "#7fc8c4", "#2a7f9d", "#3d3a7a"])
-STYLE = {
+PEARL = LinearSegmentedColormap.from_list("pearl", ["#8a929c14", "#a5dbd6", "#4f9fb8", "#5c5aa6"])
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "nacre",
     "font.family": "sans-serif",
@@ -103,8 +103,9 @@ def matrix(rows: Sequence[Sequence[float]]) -> str:
         count = len(rows)
         step = max(1, count // 10)
         axes.set(xlabel="classes of stage", ylabel="after stage")
-        axes.set_xticks(range(0, count, step), range(1, count + 1, step))
-        axes.set_yticks(range(0, count, step), range(1, count + 1, step))
+        names = [str(stage + 1) for stage in range(0, count, step)]
+        axes.set_xticks(range(0, count, step), names)
+        axes.set_yticks(range(0, count, step), names)
         if count <= 12:
             for i, row in enumerate(rows):
                 for j, value in enumerate(row):
@@ -153,22 +154,23 @@ def errors(stages: Sequence[Mapping[str, Any]]) -> str:
     return drawn(7.4, 2.7, draw, "errors")
 
 
-METERS = ("lr", "seconds", "images", "stage", "phase", "epoch")
+ABOUT = ("lr", "seconds", "images", "stage", "phase", "epoch")
 """Columns of the log that are no term and no meter."""
+METERS = ("feature_norm", "logit_known", "logit_new", "gradient_ratio", "gradient_cosine")
+"""Columns that are no term."""
 
 
 def course(rows: Sequence[Mapping[str, Any]]) -> str:
     """Every term and meter of the log over the epochs, stages set apart by lines."""
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in METERS]
+    logged = dict.fromkeys(name for row in rows for name in row if name not in ABOUT)
+    names = sorted(logged, key=METERS.__contains__)  # the terms first
 
     def draw(figure: Figure) -> None:
         across = min(3, len(names))
         grid = figure.subplots(-(-len(names) // across), across, squeeze=False, sharex=True)
         edges = [i for i, (a, b) in enumerate(itertools.pairwise(rows), 1) if a["stage"] != b["stage"]]
         for axes, name, colour in zip(grid.flat, names, itertools.cycle([TEAL, ROSE, VIOLET, GOLD])):
-            axes.plot(
-                range(len(rows)), [float(row[name]) if row.get(name) not in (None, "") else float("nan") for row in rows], color=colour
-            )
+            axes.plot(range(len(rows)), [float(row.get(name) or "nan") for row in rows], color=colour)
             axes.set_title(name.replace("_", " "), fontsize=10, loc="left")
             for edge in edges:
                 axes.axvline(edge - 0.5, color=GREY, linewidth=0.6, dashes=(2, 2))

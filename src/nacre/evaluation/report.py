@@ -33,9 +33,8 @@ def render(metrics: Row, rows: Sequence[Row], config: str, panel: Panel | None, 
     Returns:
         HTML that needs no other file, no script and no network; everything from outside is escaped.
     """
-    page = Environment(
-        loader=PackageLoader("nacre.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    loader = PackageLoader("nacre.evaluation", ".")
+    page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters.update(percent=percent, points=points, number=number, amount=amount, bytes=bytes_text, seconds=seconds_text)
     stages = metrics["results"]["stages"]
     pictures = {
@@ -55,9 +54,7 @@ def render(metrics: Row, rows: Sequence[Row], config: str, panel: Panel | None, 
         pictures={name: Markup(svg) for name, svg in pictures.items()},
         panel=pictures_of(panel, metrics["classes"]) if panel is not None else [],
         intransigence=None if joint is None else formulas.intransigence(matrix(metrics), matrix(joint)),
-        scores=[
-            name for name in ("reconstruction", "softmax", "energy", "mahalanobis") if any(name in (s["novelty"] or {}) for s in stages)
-        ],
+        scores=list(stages[0]["novelty"] or {}),
     )
 
 

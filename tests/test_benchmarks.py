@@ -1,0 +1,36 @@
+"""The benchmarks run and print what they promise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+def run(name: str, *arguments: str) -> Any:
+    done = subprocess.run([sys.executable, FOLDER / name, *arguments, "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_loop() -> None:
+    found = run(
+        "loop.py", "--device", "cpu", "--precision", "fp32", "--backbone", "resnet20", "--batch", "8", "--steps", "2", "--rounds", "1"
+    )
+    names = {"first_stage", "first_stage_decoder", "distillation_stage", "distillation_stage_decoder"}
+    assert set(found["ratios"]) == names
+    assert set(found["images_per_second"]) == names | {f"{name}_bare" for name in names}
+    assert found["first_stage"] > 0
+    assert found["distillation_stage"] > 0
+    assert found["decoder_cost"] > -1
+    assert found["peak_bytes"] > 0
+
+
+def test_digits() -> None:
+    (row,) = run("digits.py", "--methods", "finetune", "--seeds", "1", "--epochs", "1")["rows"]
+    assert row["method"] == "finetune"
+    assert 0 <= row["last"] <= 1
