@@ -73,7 +73,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
 
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = as_json(header)
-    write(path, save(flat, {"nacre": text, "format": str(FORMAT), "digest": digest(flat, text)}))
+    write(path, save(flat, {"nacre": text, "format": str(FORMAT), "digest": digest(flat, f"{FORMAT}:{text}")}))
 
 
 def read_tensors(path: Path, what: str = "model file") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -100,7 +100,7 @@ def read_tensors(path: Path, what: str = "model file") -> tuple[dict[str, Tensor
         raise NacreError(f"{path} is a safetensors file, but not nacre's: give a {what} that nacre wrote.")
     if not metadata.get("format", "").isdigit() or int(metadata["format"]) > FORMAT:
         raise NacreError(f"{path} has format {metadata.get('format')!r}, this nacre reads up to {FORMAT}: install a newer nacre.")
-    if metadata.get("digest") != digest(tensors, metadata["nacre"]):
+    if metadata.get("digest") != digest(tensors, f"{metadata['format']}:{metadata['nacre']}"):
         raise NacreError(f"{path} is damaged (its digest does not fit its content): use a copy that is whole.")
     header: dict[str, Any] = json.loads(metadata["nacre"])
     return tensors, header

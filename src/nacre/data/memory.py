@@ -102,14 +102,13 @@ class Memory:
             seed: of the run, for selections that draw.
         """
         quota = self.budget.quota(stage.seen)
-        kept = []
+        kept = [self.samples().take(torch.empty(0, dtype=torch.long))]
         for label in range(stage.seen if quota else 0):
             one = range(label, label + 1)
             mine, fresh = self.samples().among(one), stage.train.among(one)
             kept.append((mine + fresh).take(self._choice(mine, fresh, quota, features_of, seed, stage.index, label)))
-        if kept:
-            self.images = torch.cat([samples.pixels() for samples in kept])
-            self.labels = torch.cat([samples.labels for samples in kept])
+        self.images = torch.cat([samples.pixels() for samples in kept])
+        self.labels = torch.cat([samples.labels for samples in kept])
 
     def _choice(
         self, mine: Samples, fresh: Samples, quota: int, features_of: Callable[[Samples], Tensor], seed: int, stage: int, label: int
