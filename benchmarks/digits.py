@@ -64,13 +64,13 @@ def paired(rows: list[dict[str, Any]], first: str, second: str, key: str) -> str
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as markdown."""
     lines = [
-        "| method | average incremental, % | last, % | forgetting, points | seconds | bytes carried |",
-        "|---|---|---|---|---|---|",
+        "| method | average incremental, % | last, % | forgetting, points | bytes carried |",
+        "|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == name]
         numbers = " | ".join(spread(mine, key) for key in ("average_incremental", "last", "forgetting"))
-        lines.append(f"| {name} | {numbers} | {mean(row['seconds'] for row in mine):.1f} | {mine[0]['carried_bytes']:,} |")
+        lines.append(f"| {name} | {numbers} | {mine[0]['carried_bytes']:,} |")
     names = {row["method"] for row in rows}
     if {"reconstruction", SILENT} <= names:
         gaps = [

@@ -36,7 +36,7 @@ class Hardware:
     processes: int = 1
     """Processes that share every batch, on as many devices; under torchrun its number counts."""
     threads: int = 0
-    """CPU threads per process; 0: the cores shared among the processes."""
+    """CPU threads per process; 0: `OMP_NUM_THREADS`, else the cores shared among the processes."""
 
     def __post_init__(self) -> None:
         if self.processes < 1 or self.threads < 0:
@@ -60,9 +60,7 @@ class Runtime:
         world = torchrun.get("WORLD_SIZE", hardware.processes)
         local = torchrun.get("LOCAL_WORLD_SIZE", world)
         device = available(hardware.device)
-        threads = hardware.threads or max(
-            1, len(os.sched_getaffinity(0)) // local if hasattr(os, "sched_getaffinity") else torch.get_num_threads()
-        )
+        threads = hardware.threads or default_threads(local)
         self.hardware = replace(hardware, device=device, processes=world, threads=threads)
         self.fabric = Fabric(
             accelerator=device,
@@ -197,6 +195,15 @@ def available(device: str) -> Literal["cpu", "cuda", "mps"]:
         if present and device in ("auto", name):
             return name
     raise NacreError(f"device {device!r} is not there: use auto, {' or '.join(name for name, present in there.items() if present)}.")
+
+
+def default_threads(processes: int) -> int:
+    """The cores shared among the processes of this machine; `OMP_NUM_THREADS` wins, but torchrun sets it to 1 unasked."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return int(asked)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else torch.get_num_threads()
+    return max(1, cores // processes)
 
 
 def quiet() -> None:
