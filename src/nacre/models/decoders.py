@@ -5,6 +5,8 @@ Shapes: B images, D channels in the map, h x w its size, C channels, H x W pixel
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,22 +17,23 @@ class Decoder(nn.Module):
     """Doubles the map until the image's size is reached; no skips, so all it draws must be in the features.
 
     1x1 convolution to a bottleneck and batch norm; then nearest up-sampling and a 3x3 convolution, batch norm and ReLU per
-    doubling; a linear 3x3 convolution to the image's channels. Works for any size and number of channels; for ResNet-32
-    it has 21,539 parameters.
+    doubling, half as wide after the last one, where most of the work is; a linear 3x3 convolution to the image's channels.
+    Works for any size and number of channels; for ResNet-32 it has 16,467 parameters.
 
     Args:
         dim: D.
         start: h and w.
         shape: C, H and W.
-        width: channels of the bottleneck and of every map after it.
+        width: channels of the bottleneck and of every map after it but the last.
     """
 
     def __init__(self, dim: int, start: tuple[int, int], shape: tuple[int, int, int], width: int = 32) -> None:
         nn.Module.__init__(self)
         self.sizes = doublings(start, shape[1:])
         self.enter = conv_norm(dim, width, kernel=1)
-        self.steps = nn.ModuleList(nn.Sequential(conv_norm(width, width), nn.ReLU(inplace=True)) for _ in self.sizes)
-        self.leave = nn.Conv2d(width, shape[0], 3, padding=1)
+        widths = [width] * len(self.sizes) + [width // 2 if self.sizes else width]
+        self.steps = nn.ModuleList(nn.Sequential(conv_norm(a, b), nn.ReLU(inplace=True)) for a, b in pairwise(widths))
+        self.leave = nn.Conv2d(widths[-1], shape[0], 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [B, D, h, w] -> image [B, C, H, W], in units of the normalised image."""
