@@ -146,3 +146,41 @@ def test_augmentation_follows_its_numbers() -> None:
     assert found.dtype == torch.uint8
     with pytest.raises(ValueError, match="shift is -1"):
         Augment(shift=-1)
+
+
+def test_stages_partition_both_sides_in_the_order_of_the_source(source: Source) -> None:
+    for seed in range(3):
+        stream = Stream(source, [1, 3, 2], seed=seed)
+        for part in ("train", "test"):
+            whole: Samples = getattr(source, part)
+            rows = [row for stage in stream for row in getattr(stage, part).rows.tolist()]
+            assert sorted(rows) == sorted(whole.rows.tolist())
+            assert torch.equal(getattr(stream, part).rows, torch.tensor(rows))
+            for stage in stream:
+                view: Samples = getattr(stage, part)
+                assert view.rows.tolist() == sorted(view.rows.tolist())
+                for label, row in zip(view.labels.tolist(), view.rows.tolist(), strict=True):
+                    assert stream.classes[label] == source.classes[int(whole.labels[row])]
+                    assert stream.classes[label] in stage.names
+
+
+def test_a_stream_is_a_sequence(source: Source) -> None:
+    stream = Stream(source, [2, 4])
+    assert len(stream) == 2
+    assert [stage.index for stage in stream] == [0, 1] == [stage.index for stage in stream[:2]]
+    assert stream[-1].new == range(2, 6)
+    with pytest.raises(IndexError):
+        stream[2]
+
+
+def test_orders_leave_torchs_generator_alone(source: Source) -> None:
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    Stream(source, [6], seed=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 5], [-1, 0, 1, 2, 3, 4]])
+def test_orders_that_miss_or_repeat_a_class_are_refused(source: Source, order: list[int]) -> None:
+    with pytest.raises(NacreError, match=r"each of 0\.\.5 once"):
+        Stream(source, [6], order=order)
