@@ -62,7 +62,8 @@ def budget(text: str) -> Budget:
         NacreError: the text is none of these.
     """
     named = {"none": NOTHING, "all": EVERYTHING}
-    match = re.fullmatch(r"(\d+)(/class)?", text.strip())
+    text = text.strip()
+    match = re.fullmatch(r"(\d+)(/class)?", text)
     if match:
         return (PerClass if match[2] else Total)(int(match[1]))
     if text not in named:

@@ -123,9 +123,10 @@ class Source:
 
     def __post_init__(self) -> None:
         for part, samples in (("training", self.train), ("test", self.test)):
+            strange = samples.labels[(samples.labels < 0) | (samples.labels >= len(self.classes))]
+            if len(strange):
+                raise NacreError(f"{part} label {int(strange[0])} found, but only {len(self.classes)} classes are named, from 0 on")
             count = torch.bincount(samples.labels, minlength=len(self.classes))
-            if len(count) > len(self.classes):
-                raise NacreError(f"{part} label {len(count) - 1} found, but only {len(self.classes)} classes are named")
             empty = [self.classes[i] for i in torch.nonzero(count == 0).flatten().tolist()]
             if empty:
                 raise NacreError(f"no {part} image of {', '.join(empty[:5])}: every class needs at least one")
