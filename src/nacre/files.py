@@ -98,7 +98,7 @@ def read_tensors(path: Path, what: str = "model file") -> tuple[dict[str, Tensor
         raise NacreError(f"{path} is cut short, damaged, or no {what} ({error}): use a copy that is whole.") from None
     if "nacre" not in metadata:
         raise NacreError(f"{path} is a safetensors file, but not nacre's: give a {what} that nacre wrote.")
-    if not metadata.get("format", "").isdigit() or int(metadata["format"]) > FORMAT:
+    if not metadata.get("format", "").isdecimal() or int(metadata["format"]) > FORMAT:
         raise NacreError(f"{path} has format {metadata.get('format')!r}, this nacre reads up to {FORMAT}: install a newer nacre.")
     if metadata.get("digest") != digest(tensors, f"{metadata['format']}:{metadata['nacre']}"):
         raise NacreError(f"{path} is damaged (its digest does not fit its content): use a copy that is whole.")

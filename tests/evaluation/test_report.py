@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from nacre.evaluation.panel import Panel
-from nacre.evaluation.report import bytes_text, points, render, seconds_text
+from nacre.evaluation.plots import confusion, course, matrix
+from nacre.evaluation.report import bytes_text, operations, percent, points, render, seconds_text
 
 NASTY = ["<script>alert(1)</script>", "$x_1$ & 'co'", "long " * 40, '"><img src=x>']
 
@@ -108,7 +109,7 @@ def test_ids_of_the_figures_do_not_meet() -> None:
 
 def test_numbers_are_shown_as_measured() -> None:
     page = render(measured(), ROWS, "", panel())
-    assert all(text in page for text in ("86.2 %", "82.5 %", "+15.0", "−15.0", "0.12", "reaches 50.0 %"))  # noqa: RUF001 - typographic minus
+    assert all(text in page for text in ("86.2 %", "82.5 %", "+15.0", "−15.0", "0.12", "reaches 50.0 %", "+20.0 points over"))  # noqa: RUF001 - typographic minus
 
 
 def test_without_decoder_without_log_and_unfinished() -> None:
@@ -122,7 +123,54 @@ def test_a_hundred_classes() -> None:
     names = [f"class {i}" for i in range(100)]
     many = measured(names=names)
     many["results"]["stages"][-1]["confusion"] = torch.eye(100, dtype=torch.long).tolist()
-    assert "class 96" in render(many, ROWS, "", None)
+    page = render(many, ROWS, "", None)
+    assert all(page.count(f">class {i}</text>") == 2 for i in range(100))
+
+
+@pytest.mark.parametrize("name", ['id="a', "font: 9px b", "url(#c)", "#123456", ' xmlns="d"', "$e_1$", "\u65e5\u672c"])
+@pytest.mark.filterwarnings("error")
+def test_a_class_name_that_looks_like_markup_stays_as_it_is(name: str) -> None:
+    assert confusion([[1, 0], [0, 1]], [name, "other"]).count(f">{name}</text>") == 2
+
+
+def test_cells_have_a_text_that_is_legible_on_their_colour() -> None:
+    found = re.findall(r"<text style=\"[^\"]*fill: ([#\w]+)[^>]*>([\d.]+)</text>", matrix([[0.95], [0.05, None]]))
+    colours = {text: colour for colour, text in found}
+    assert (colours["95.0"], colours["5.0"]) == ("#ffffff", "currentColor")
+
+
+def test_a_term_that_is_zero_is_drawn() -> None:
+    lines = [course([{"stage": 1, "term": value} for value in values]).count("\nL ") for values in ((0.0, 0.0, 1.0), ("", None, 1.0))]
+    assert lines[0] == lines[1] + 2
+
+
+def without_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_numbers(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [without_numbers(inner) for inner in value]
+    return None if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize("decoder", [True, False])
+def test_any_number_may_be_missing(*, decoder: bool) -> None:
+    page = render(without_numbers(measured(decoder=decoder)), ROWS, "", None, without_numbers(measured()))
+    assert page.count("<b>–</b>") == 6  # noqa: RUF001 - a typographic dash
+    assert not re.search(r"\b(None|nan)\b", page)
+
+
+def test_a_finished_run_says_so_and_the_parts_keep_their_order() -> None:
+    page = render(measured(), ROWS, "", panel())
+    assert "2 of 2 stages, " in page
+    assert ">complete<" in page
+    parts = ("Accuracy over stages", "Accuracy matrix", "Confusion", "Errors", "The terms", "Then and now", "Features", "Cost", "Machine")
+    places = [page.index(f"<h2>{part}") for part in parts]
+    assert places == sorted(places)
+    assert places[-1] < page.index("<details>")
+
+
+def test_a_run_that_is_further_than_its_joint_run_has_no_intransigence_yet() -> None:
+    assert re.search(r"<b>–</b><span>intransigence", render(measured(2), ROWS, "", None, measured(1)))  # noqa: RUF001
 
 
 def test_intransigence_needs_and_uses_the_joint_run() -> None:
@@ -142,3 +190,6 @@ def test_bytes(count: float | None, text: str) -> None:
 def test_seconds_and_points() -> None:
     assert [seconds_text(s) for s in (1, 300, 9000)] == ["1.0 s", "5.0 min", "2.5 h"]
     assert points(0.011) == "+1.1"
+    assert points(-0.00001) == "0.0"
+    assert percent(float("nan")) == "–"  # noqa: RUF001 - a typographic dash
+    assert operations(1_234_567) == "1.2 MFLOP"

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +18,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-TEAL, ROSE, VIOLET, GOLD, GREY = "#2a9d9a", "#d1657f", "#7d6fb8", "#c9974b", "#8a929c"
+TEAL, ROSE, VIOLET, GOLD, GREY = "#2a9d9a", "#d1657f", "#7d6fb8", "#b8812f", "#8a929c"
 INK = "#123456"
 """Stands for the page's text colour until the SVG is written."""
-PEARL = LinearSegmentedColormap.from_list("pearl", ["#8a929c14", "#a5dbd6", "#4f9fb8", "#5c5aa6"])
+PEARL = LinearSegmentedColormap.from_list("pearl", ["#8a929c14", "#4fb3ad66", "#3f78b3d0", "#4c4799"])
+"""Lets the page shine through where it is faint, so that the page's text colour is legible on it by day and by night."""
+BRIGHT = 0.72
+"""Above this `PEARL` is so dense that white is the more legible text; contrast is nowhere below 3.9, by day or by night."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "nacre",
@@ -34,6 +40,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#8a929c40",
     "text.parse_math": False,
     "legend.frameon": False,
@@ -47,93 +54,144 @@ def drawn(width: float, height: float, draw: Callable[[Figure], None], name: str
         width: in inches; the page scales it.
         height: in inches.
         draw: fills the figure.
-        name: sets the ids inside apart from those of other figures on the page.
+        name: sets the ids inside apart from those of other figures on the page, and is read out in its place.
     """
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser's fonts draw the text, not matplotlib's
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     svg = out.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)  # names its vocabulary by links, and says nothing here
-    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{name}"', svg, count=1)
-    return re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg.replace("xlink:href", "href"))
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)  # it says nothing here, and links
+    return re.sub(r"<[^>]+>", lambda tag: inlined(tag[0], name), svg)  # tags alone: a class name may look like anything
+
+
+def inlined(tag: str, name: str) -> str:
+    """A tag of matplotlib's SVG, made fit for a place inside a page."""
+    tag = tag.replace(INK, "currentColor").replace("xlink:href", "href")
+    tag = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", tag)
+    tag = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", tag)
+    tag = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{name.replace("-", " ")}"', tag)
+    return re.sub(r' xmlns(:xlink)?="[^"]*"', "", tag)
+
+
+def stage_axis(axes: Axes, x: Sequence[int]) -> None:
+    """Stages along the x axis, with room around one that is alone."""
+    axes.set(xlabel="stage", xlim=(x[0] - 0.5, max(x[-1], 4) + 0.5), xticks=x[:: 1 + len(x) // 26])
+    axes.grid(visible=False, axis="x")
+
+
+READOUTS = {"head": ("trained head", (4, 2)), "nearest_mean": ("nearest mean", (1, 1.5)), "linear": ("linear on exemplars", (6, 2, 1, 2))}
+"""How a readout is called and dashed."""
 
 
 def curve(stages: Sequence[Mapping[str, Any]]) -> str:
     """Accuracy over stages: all, old and new classes, and the other readouts' thin beside them."""
+    x = [stage["stage"] for stage in stages]
+    found: list[float] = []
+
+    def line(axes: Axes, shares: Sequence[float | None], label: str, **style: Any) -> None:
+        found.extend(100 * share for share in shares if share is not None)
+        if any(share is not None for share in shares):
+            axes.plot(x, percents(shares), label=label, **style)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        x = [stage["stage"] for stage in stages]
         for name, colour in (("all", TEAL), ("old", VIOLET), ("new", ROSE)):
-            y = [stage["accuracy" if name == "all" else name] for stage in stages]
-            axes.plot(x, percents(y), "o-", color=colour, label=f"{name} classes", linewidth=2.6 if name == "all" else 1.8, markersize=5)
-        for name, dashes in (("head", (4, 2)), ("nearest_mean", (1, 1.5)), ("linear", (6, 2, 1, 2))):
-            y = [stage["readouts"].get(name, {}).get("accuracy") for stage in stages]
-            if any(value is not None for value in y):
-                label = {"head": "trained head", "nearest_mean": "nearest mean", "linear": "linear on exemplars"}[name]
-                axes.plot(x, percents(y), color=GREY, linewidth=1.1, dashes=dashes, label=label)
-        axes.set(xlabel="stage", ylabel="accuracy, %", xticks=x)
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+            shares = [stage["accuracy" if name == "all" else name] for stage in stages]
+            line(axes, shares, f"{name} classes", marker="o", color=colour, linewidth=2.6 if name == "all" else 1.8, markersize=5)
+        for name, (label, dashes) in READOUTS.items():
+            shares = [stage["readouts"].get(name, {}).get("accuracy") for stage in stages]
+            line(axes, shares, label, color=GREY, linewidth=1.1, dashes=dashes)
+        stage_axis(axes, x)
+        axes.set(ylabel="accuracy, %", ylim=(10 * (min(found, default=0) // 10) - 1.5, 101.5))
+        if found:
+            axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
-    return drawn(7.4, 3.2, draw, "accuracy-over-stages")
+    return drawn(9.6, 3.5, draw, "accuracy-over-stages")
 
 
-def heat(axes: Axes, rows: Sequence[Sequence[float | None]], top: float) -> None:
-    """A matrix as coloured cells, missing ones empty."""
-    width = max(len(row) for row in rows)
-    cells = [[float("nan") if value is None else value for value in row] + [float("nan")] * (width - len(row)) for row in rows]
-    axes.imshow(cells, cmap=PEARL, vmin=0, vmax=top, aspect="auto")
+def heat(axes: Axes, shares: Sequence[Sequence[float | None]], texts: Sequence[Sequence[str]] | None, size: float) -> None:
+    """A matrix as coloured square cells, missing ones empty.
+
+    Args:
+        axes: to draw on.
+        shares: in [0, 1]; rows may be of different lengths.
+        texts: written into the cells, where there is room.
+        size: of the texts, in points.
+    """
+    width = max(len(row) for row in shares)
+    cells = [[float("nan") if value is None else value for value in row] + [float("nan")] * (width - len(row)) for row in shares]
+    axes.imshow(cells, cmap=PEARL, vmin=0, vmax=1, interpolation="none")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+    for i, row in enumerate(texts or ()):
+        for j, text in enumerate(row):
+            colour = "white" if cells[i][j] > BRIGHT else INK
+            axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=size)
 
 
-def matrix(rows: Sequence[Sequence[float]]) -> str:
+def matrix(rows: Sequence[Sequence[float | None]]) -> str:
     """The accuracy matrix, with numbers where they are legible."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        heat(axes, rows, 1)
         count = len(rows)
-        step = max(1, count // 10)
-        axes.set(xlabel="classes of stage", ylabel="after stage")
-        names = [str(stage + 1) for stage in range(0, count, step)]
-        axes.set_xticks(range(0, count, step), names)
-        axes.set_yticks(range(0, count, step), names)
-        if count <= 12:
-            for i, row in enumerate(rows):
-                for j, value in enumerate(row):
-                    axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color="white" if value > 0.55 else INK)
+        digits = 1 if count <= 12 else 0
+        texts = [["" if value is None else f"{100 * value:.{digits}f}" for value in row] for row in rows]
+        heat(axes, rows, texts if count <= SMALL else None, min(10, 170 / count))
+        places = range(0, count, 1 + count // 26)
+        names = [str(place + 1) for place in places]
+        axes.set_xticks(places, names)
+        axes.set_yticks(places, names)
+        room = max(count, 4) - 0.5
+        axes.set(xlabel="classes of stage", ylabel="after stage", xlim=(-0.5, room), ylim=(room, -0.5))
 
-    return drawn(4.4, 3.8, draw, "accuracy-matrix")
+    return drawn(5.3, 4.9, draw, "accuracy-matrix")
 
 
 def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """Which class was taken for which, as shares of the true class."""
+    """Which class was taken for which, with the counts where they are legible.
+
+    Args:
+        counts: [K][K], row = true class, column = answer.
+        names: of the classes; those beyond K are left out.
+
+    Returns:
+        Cells whose colour is the square root of the share of the true class, so that rare errors are seen.
+    """
+    size = len(counts)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        shares = [[value / max(1, sum(row)) for value in row] for row in counts]
-        heat(axes, shares, 1)
-        size = len(counts)
-        step = max(1, -(-size // 25))
-        labels = [name if len(name) <= 14 else name[:13] + "…" for name in names[:size:step]]
-        axes.set_xticks(range(0, size, step), labels, rotation=90 if max(map(len, labels)) > 2 else 0)
-        axes.set_yticks(range(0, size, step), labels)
-        axes.set(xlabel="answer", ylabel="truth")
-        if size <= 12:
-            for i, row in enumerate(counts):
-                for j, value in enumerate(row):
-                    if value:
-                        axes.text(j, i, str(value), ha="center", va="center", color="white" if shares[i][j] > 0.55 else INK)
+        shares = [[math.sqrt(value / max(1, sum(row))) for value in row] for row in counts]
+        heat(axes, shares, [[str(value or "") for value in row] for row in counts] if size <= SMALL else None, min(10, 130 / size))
+        places = range(0, size, -(-size // 100))
+        labels = [shortened(names[place]) for place in places]
+        letters = 10 if size <= 12 else 8 if size <= 40 else 6.2
+        axes.set_xticks(places, labels, rotation=90 if max(map(len, labels)) > 2 else 0, fontsize=letters)
+        axes.set_yticks(places, labels, fontsize=letters)
+        room = max(size, 4) - 0.5
+        axes.set(xlabel="answer", ylabel="truth", xlim=(-0.5, room), ylim=(room, -0.5))
+        if size > SMALL:
+            axes.set_xticks([place - 0.5 for place in places[::10]], minor=True)
+            axes.set_yticks([place - 0.5 for place in places[::10]], minor=True)
+            axes.grid(visible=True, which="minor", color=GREY, linewidth=0.3)
+            axes.tick_params(which="minor", length=0)
 
-    return drawn(4.8, 4.2, draw, "confusion")
+    return drawn(*((5.3, 4.9) if size <= SMALL else (11.1, 10.6)), draw, "confusion")
+
+
+SMALL = 25
+"""So many classes leave room for numbers in half a page."""
+
+
+def shortened(name: str, most: int = 16) -> str:
+    """A name with its end left out where it is too long."""
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def errors(stages: Sequence[Mapping[str, Any]]) -> str:
@@ -144,14 +202,14 @@ def errors(stages: Sequence[Mapping[str, Any]]) -> str:
         x = [stage["stage"] for stage in stages]
         base = [0.0] * len(stages)
         for name, colour in (("old_to_new", ROSE), ("new_to_old", VIOLET), ("old_to_old", TEAL), ("new_to_new", GOLD)):
-            share = [100 * stage["errors"][name] for stage in stages]
+            share = [100 * (stage["errors"][name] or 0) for stage in stages]
             axes.bar(x, share, bottom=base, color=colour, label=name.replace("_to_", " taken for "), width=0.62)
             base = [a + b for a, b in zip(base, share, strict=True)]
-        axes.set(xlabel="stage", ylabel="errors, % of test images", xticks=x)
-        axes.grid(visible=False, axis="x")
+        stage_axis(axes, x)
+        axes.set_ylabel("errors, % of test images")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
-    return drawn(7.4, 2.7, draw, "errors")
+    return drawn(9.6, 3, draw, "errors")
 
 
 ABOUT = ("lr", "seconds", "images", "stage", "phase", "epoch")
@@ -167,21 +225,28 @@ def course(rows: Sequence[Mapping[str, Any]]) -> str:
 
     def draw(figure: Figure) -> None:
         across = min(3, len(names))
-        grid = figure.subplots(-(-len(names) // across), across, squeeze=False, sharex=True)
+        grid = figure.subplots(-(-len(names) // across), across, squeeze=False)
         edges = [i for i, (a, b) in enumerate(itertools.pairwise(rows), 1) if a["stage"] != b["stage"]]
         for axes, name, colour in zip(grid.flat, names, itertools.cycle([TEAL, ROSE, VIOLET, GOLD])):
-            axes.plot(range(len(rows)), [float(row.get(name) or "nan") for row in rows], color=colour)
+            axes.plot(range(1, len(rows) + 1), [measured(row.get(name)) for row in rows], color=colour, linewidth=1.6)
+            axes.set_xlim(0.5, len(rows) + 0.5)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.set_title(name.replace("_", " "), fontsize=10, loc="left")
             for edge in edges:
-                axes.axvline(edge - 0.5, color=GREY, linewidth=0.6, dashes=(2, 2))
+                axes.axvline(edge + 0.5, color=GREY, linewidth=0.6, dashes=(2, 2))
         for axes in grid.flat[len(names) :]:
             axes.set_axis_off()
-        for axes in grid[-1]:
+        for axes in grid.flat[max(0, len(names) - across) : len(names)]:
             axes.set_xlabel("epoch, all stages")
 
-    return drawn(10, 1.7 * -(-len(names) // 3) + 0.3, draw, "terms") if names else ""
+    return drawn(11.1, 1.9 * -(-len(names) // 3) + 0.3, draw, "terms") if names else ""
 
 
 def percents(shares: Sequence[float | None]) -> list[float]:
     """Percent, with NaN for none."""
     return [float("nan") if share is None else 100 * share for share in shares]
+
+
+def measured(value: Any) -> float:
+    """A number of the log, which may be text; NaN for none."""
+    return float("nan") if value is None or value == "" else float(value)

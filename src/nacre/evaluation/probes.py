@@ -57,7 +57,7 @@ def drift(before: Tensor, after: Tensor, labels: Tensor) -> dict[str, float]:
 def cka(first: Tensor, second: Tensor) -> float:
     """Linear CKA of two sets of features [n, D] and [n, D'] of the same images, in [0, 1]."""
     a, b = (features.double() - features.double().mean(0) for features in (first, second))
-    return float((a.T @ b).norm() ** 2 / ((a.T @ a).norm() * (b.T @ b).norm()).clamp_min(1e-12))
+    return float((a.T @ b).norm() ** 2 / ((a.T @ a).norm() * (b.T @ b).norm()).clamp_min(1e-300))
 
 
 def mahalanobis(features: Tensor, reference: Tensor, labels: Tensor) -> Tensor:

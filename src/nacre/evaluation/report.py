@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,9 @@ def render(metrics: Row, rows: Sequence[Row], config: str, panel: Panel | None, 
     """
     loader = PackageLoader("nacre.evaluation", ".")
     page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(percent=percent, points=points, number=number, amount=amount, bytes=bytes_text, seconds=seconds_text)
+    page.filters.update(
+        percent=percent, points=points, number=number, amount=amount, bytes=bytes_text, seconds=seconds_text, operations=operations
+    )
     stages = metrics["results"]["stages"]
     pictures = {
         "curve": plots.curve(stages),
@@ -51,10 +54,12 @@ def render(metrics: Row, rows: Sequence[Row], config: str, panel: Panel | None, 
         cost=metrics["cost"],
         machine=metrics["machine"],
         config=config,
+        small=plots.SMALL,
         pictures={name: Markup(svg) for name, svg in pictures.items()},
         panel=pictures_of(panel, metrics["classes"]) if panel is not None else [],
-        intransigence=None if joint is None else formulas.intransigence(matrix(metrics), matrix(joint)),
-        scores=list(stages[0]["novelty"] or {}),
+        joint=joint,
+        intransigence=None if joint is None else intransigence(metrics, joint),
+        scores=list(dict.fromkeys(name for stage in stages for name in stage["novelty"] or {})),
     )
 
 
@@ -62,8 +67,14 @@ def matrix(measured: Row) -> AccuracyMatrix:
     """The accuracy matrix of a metrics.json."""
     found = AccuracyMatrix(measured["test_images"])
     for index, stage in enumerate(measured["results"]["stages"]):
-        found.record(index, stage["accuracies"])
+        found.record(index, [math.nan if value is None else value for value in stage["accuracies"]])
     return found
+
+
+def intransigence(measured: Row, joint: Row) -> float | None:
+    """The run's intransigence towards a joint run; None where that has not come as far."""
+    own, ceiling = matrix(measured), matrix(joint)
+    return formulas.intransigence(own, ceiling) if len(ceiling) >= len(own) else None
 
 
 def pictures_of(panel: Panel, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -80,41 +91,61 @@ def data_uri(image: Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
+def shown(value: float | None, form: str) -> str:
+    """A number in a format, with a proper minus and none before zero; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return "–"  # noqa: RUF001 - a typographic dash
+    text = format(value, form)
+    if not text.strip("+-0., "):
+        text = text.lstrip("+-")
+    return text.replace("-", "−")  # noqa: RUF001 - a typographic minus
+
+
 def percent(share: float | None) -> str:
     """A share in [0, 1] with one decimal; a dash for none."""
-    return "–" if share is None else f"{100 * share:.1f} %"  # noqa: RUF001 - a typographic dash
+    text = shown(None if share is None else 100 * share, ".1f")
+    return f"{text} %" if text[-1].isdigit() else text
 
 
 def points(share: float | None) -> str:
     """A difference of shares in points, with its sign."""
-    return "–" if share is None else f"{100 * share:+.1f}".replace("-", "−")  # noqa: RUF001 - typographic signs
+    return shown(None if share is None else 100 * share, "+.1f")
 
 
 def number(value: float | None) -> str:
     """Three digits behind the point; a dash for none."""
-    return "–" if value is None else f"{value:.3f}"  # noqa: RUF001 - a typographic dash
+    return shown(value, ".3f")
 
 
 def amount(value: float | None) -> str:
     """A large number with thousands apart; a dash for none."""
-    return "–" if value is None else f"{value:,.0f}"  # noqa: RUF001 - a typographic dash
+    return shown(value, ",.0f")
+
+
+def scaled(value: float | None, units: Sequence[str]) -> str:
+    """A number in the unit that suits it, each a thousand of the one before; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return shown(None, "")
+    step = 0
+    while value >= 1000 and step + 1 < len(units):
+        value, step = value / 1000, step + 1
+    return f"{value:.{(0, 1, 1, 2)[min(step, 3)]}f} {units[step]}"
 
 
 def bytes_text(count: float | None) -> str:
     """Bytes in the unit that suits them; a dash for none."""
-    if count is None:
-        return "–"  # noqa: RUF001 - a typographic dash
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
+    return scaled(count, ("B", "kB", "MB", "GB"))
+
+
+def operations(count: float | None) -> str:
+    """Floating point operations in the unit that suits them; a dash for none."""
+    return scaled(count, ("FLOP", "kFLOP", "MFLOP", "GFLOP"))
 
 
 def seconds_text(value: float | None) -> str:
-    """Seconds, or minutes, or hours."""
-    if value is None:
-        return "–"  # noqa: RUF001 - a typographic dash
+    """Seconds, or minutes, or hours; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return shown(None, "")
     if value < 120:
         return f"{value:.1f} s"
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"

@@ -66,6 +66,6 @@ def detection(seen: Tensor, unseen: Tensor) -> dict[str, float]:
     from sklearn.metrics import roc_auc_score
 
     truth = torch.cat([torch.zeros(len(seen)), torch.ones(len(unseen))])
-    limit = torch.quantile(seen.double(), 0.95)
+    limit = seen.kthvalue(-(-19 * len(seen) // 20)).values  # the lowest that takes 95 % of the seen ones for seen
     auroc = roc_auc_score(truth.numpy(), torch.cat([seen, unseen]).cpu().numpy())
     return {"auroc": float(auroc), "fpr95": float((unseen <= limit).double().mean())}

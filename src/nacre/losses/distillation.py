@@ -29,7 +29,8 @@ class Distillation(Term):
     def __call__(self, step: Step) -> Tensor:
         """Mean over the batch, in nats."""
         assert step.old is not None, "distillation needs Fit(teacher=...)"
-        return distillation(step.out.logits[:, : step.old.logits.shape[1]], step.old.logits, self.temperature)
+        old = step.old.logits.detach()
+        return distillation(step.out.logits[:, : old.shape[1]], old, self.temperature)
 
 
 def distillation(new: Tensor, old: Tensor, temperature: float) -> Tensor:
