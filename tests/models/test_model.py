@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nacre.data.source import ImageSpec, Samples
 from nacre.errors import NacreError
+from nacre.models.heads import NearestMean
 from nacre.models.model import Model, Normalise, build_model, with_decoder
 
 
@@ -74,7 +75,7 @@ def test_inverse_clips() -> None:
     assert normalise.inverse(far).flatten().tolist() == [0, 255]
 
 
-def small(seed: int = 0, *, readout: bool = False) -> Model:
+def small(seed: int = 0, *, readout: type[NearestMean] | None = None) -> Model:
     torch.manual_seed(seed)
     model = with_decoder(build_model("small", "cosine", ImageSpec((3, 8, 8)), readout=readout))
     model.grow(4)
@@ -100,7 +101,7 @@ def test_decoding_changes_no_logit() -> None:
 
 
 def test_the_readout_answers_where_there_is_one() -> None:
-    model, x = small(readout=True), torch.randn(20, 64, generator=torch.Generator().manual_seed(1))
+    model, x = small(readout=NearestMean), torch.randn(20, 64, generator=torch.Generator().manual_seed(1))
     assert model.readout is not None
     model.readout.learn(x, torch.arange(20) % 4, 4)
     assert torch.equal(model.answer(x), model.readout(x))
@@ -122,7 +123,10 @@ def test_the_frozen_twin_answers_alike_and_shares_nothing() -> None:
 
 
 def test_plain_load_state_dict_restores_a_grown_model() -> None:
-    model, fresh = small(readout=True).eval(), with_decoder(build_model("small", "cosine", ImageSpec((3, 8, 8)), readout=True)).eval()
+    model, fresh = (
+        small(readout=NearestMean).eval(),
+        with_decoder(build_model("small", "cosine", ImageSpec((3, 8, 8)), readout=NearestMean)).eval(),
+    )
     assert model.readout is not None
     model.readout.learn(torch.randn(20, 64), torch.arange(20) % 4, 4)
     fresh.load_state_dict(model.state_dict())

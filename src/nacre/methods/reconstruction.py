@@ -17,6 +17,7 @@ from nacre.data.memory import PerClass
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stage
 from nacre.methods.shared import class_means, distilling_fit
+from nacre.models.heads import NearestMean
 from nacre.models.model import Model, build_model
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Decoding, Method
@@ -38,14 +39,13 @@ class Reconstruction(Method):
 
     def build(self, spec: ImageSpec) -> Model:
         """With a nearest-mean readout."""
-        return build_model(self.backbone, self.head, spec, readout=True)
+        return build_model(self.backbone, self.head, spec, readout=NearestMean)
 
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """One fit, the exemplars, their means."""
-        assert knowledge.model.readout is not None
         yield distilling_fit(knowledge, stage, self.temperature, self.optim_of(stage))
         yield Remember()
-        yield class_means(knowledge.model.readout)
+        yield class_means()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,10 +28,12 @@ def distilling_fit(knowledge: Knowledge, stage: Stage, temperature: float, optim
     return Fit(loss, stage.train + exemplars, knowledge.model, teacher=knowledge.teacher, optim=optim)
 
 
-def class_means(readout: NearestMean) -> Adjust:
-    """Take the class means of the exemplars, and where there are none those of the stage's images."""
+def class_means() -> Adjust:
+    """Give the nearest-mean readout the class means of the exemplars, and where there are none those of the stage's images."""
 
     def learn(work: Work) -> None:
+        readout = work.knowledge.model.readout
+        assert isinstance(readout, NearestMean), "build the model with readout=NearestMean"
         samples = work.knowledge.memory.samples()
         samples = samples if len(samples) else work.stage.train
         found = features(work.knowledge.model, samples, work.runtime)

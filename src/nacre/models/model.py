@@ -6,6 +6,7 @@ Shapes: B images, C channels, H x W pixels; K classes.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from nacre.data.source import ImageSpec, Samples
 from nacre.errors import choose
 from nacre.models.backbones import Backbone, backbone, fused
 from nacre.models.decoders import Decoder
-from nacre.models.heads import HEADS, Head, NearestMean
+from nacre.models.growing import Growing
+from nacre.models.heads import HEADS, Head
 from nacre.models.output import Output
 from nacre.seeds import seeded
 
@@ -70,7 +72,7 @@ class Model(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, head: Head, spec: ImageSpec, decoder: Decoder | None = None, readout: NearestMean | None = None
+        self, backbone: Backbone, head: Head, spec: ImageSpec, decoder: Decoder | None = None, readout: Growing | None = None
     ) -> None:
         nn.Module.__init__(self)
         self.spec = spec
@@ -115,17 +117,17 @@ class Model(nn.Module):
         return twin
 
 
-def build_model(name: str, head: str, spec: ImageSpec, *, readout: bool = False) -> Model:
+def build_model(name: str, head: str, spec: ImageSpec, *, readout: Callable[[int], Growing] | None = None) -> Model:
     """A model without classes.
 
     Args:
         name: of the backbone, see `backbone`.
         head: a key of `HEADS`.
         spec: of the images.
-        readout: answer by nearest class mean.
+        readout: makes what answers in place of the head, from the number of features, such as `NearestMean`.
     """
     trunk = backbone(name, spec)
-    return Model(trunk, choose("head", head, HEADS)(trunk.dim), spec, readout=NearestMean(trunk.dim) if readout else None)
+    return Model(trunk, choose("head", head, HEADS)(trunk.dim), spec, readout=None if readout is None else readout(trunk.dim))
 
 
 def with_decoder(model: Model) -> Model:
