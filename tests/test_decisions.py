@@ -70,8 +70,8 @@ def test_backward_is_called_in_one_place() -> None:
     assert places[0].startswith("training/phases.py")
 
 
-def test_no_pickle() -> None:
-    for path in PACKAGE.rglob("*.py"):
+def test_no_pickle_but_through_the_restricted_unpickler() -> None:
+    for path in set(PACKAGE.rglob("*.py")) - {PACKAGE / "data" / "unpickle.py"}:
         for node in ast.walk(ast.parse(path.read_text())):
             names = (
                 [a.name for a in node.names] + [getattr(node, "module", "") or ""] if isinstance(node, ast.Import | ast.ImportFrom) else []

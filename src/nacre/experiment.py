@@ -17,9 +17,11 @@ import tomli_w
 import torch
 
 from nacre import __version__, files, modelfile, settings
+from nacre.data.augment import Augment
+from nacre.data.cache import Progress
 from nacre.data.memory import budget
-from nacre.data.protocols import stage_sizes
-from nacre.data.readers import read
+from nacre.data.protocols import Arrival
+from nacre.data.readers import READERS, Reading, read
 from nacre.data.stream import Stream
 from nacre.errors import NacreError
 from nacre.evaluation import cost, metrics, panel
@@ -42,9 +44,15 @@ class Experiment:
     """Everything that decides what a run computes."""
 
     data: str = "digits"
-    """Name of a data set."""
+    """A data set: a path, or a name, see `nacre.data.readers.read`."""
+    reading: Reading = Reading()
+    """How it is read."""
     protocol: str = "b0-inc2"
     """Classes per stage, see `nacre.data.protocols.stage_sizes`."""
+    arrival: Arrival = Arrival()
+    """In which order and number classes and images arrive."""
+    augment: Augment | None = None
+    """The training view; none: what suits the images."""
     method: Method = field(default_factory=METHODS["reconstruction"], metadata={"elsewhere": True})
     """How to learn."""
     memory: str = "auto"
@@ -78,7 +86,7 @@ class Experiment:
             wrong.append(str(error))
         if method is None or whole is None:
             raise NacreError("\n".join(wrong))
-        whole = replace(whole, method=method)
+        whole = replace(whole, method=method, data=placed(whole.data))
         return whole if whole.memory != "auto" else replace(whole, memory=str(whole.method.budget))
 
     @classmethod
@@ -95,16 +103,23 @@ class Experiment:
         table = {**settings.plain(self), "method": modelfile.method_settings(self.method)}
         return f"# written by nacre {__version__}: `nacre run config.toml` computes this run again\n" + tomli_w.dumps(table)
 
-    def stream(self) -> Stream:
-        """The data, in stages."""
-        source = read(self.data)
-        return Stream(source, stage_sizes(self.protocol, len(source.classes)), seed=self.seed)
+    def stream(self, progress: Progress | None = None) -> Stream:
+        """The data, in stages; `progress` hears how decoding goes."""
+        source = read(self.data, self.reading, progress)
+        if self.augment is not None:
+            source = replace(source, augment=self.augment)
+        return self.arrival.stream(source, self.protocol, self.seed)
 
     def learner(self, stream: Stream, runtime: Runtime) -> Learner:
         """A learner that knows nothing yet."""
         return Learner(
             self.method, stream.source.spec, memory=budget(self.memory), selection=self.selection, seed=self.seed, runtime=runtime
         )
+
+
+def placed(data: str) -> str:
+    """A path in full, so that a run goes on from any folder; a name as it is."""
+    return data if data in READERS or ":" in data or not Path(data).exists() else str(Path(data).resolve())
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -136,12 +151,12 @@ class Run:
     def __init__(self, experiment: Experiment, folder: Path, watch: Watch | None = None) -> None:
         self.folder = folder
         self.watch = watch or Watch()
-        self.stream = experiment.stream()
+        self.stream = experiment.stream(self.watch.decoded)
         self.runtime = Runtime(experiment.hardware)
         with seeded(experiment.seed, "model"):
             blank = experiment.method.whole(self.stream.source.spec)
         settle(self.runtime, blank, experiment.method.optim.batch)
-        self.experiment = replace(experiment, hardware=self.runtime.hardware)
+        self.experiment = replace(experiment, hardware=self.runtime.hardware, augment=self.stream.source.augment)
         self.history: list[Result] = []
         self.rows: list[Row] = []
         self.random_probe = 0.0
@@ -164,6 +179,8 @@ class Run:
 
     def _continue(self) -> Learner:
         learner, more = modelfile.load(self.folder / MODEL, self.runtime)
+        if learner.classes != self.stream.classes[: len(learner.classes)]:
+            raise NacreError(f"{self.experiment.data} has other classes than when {self.folder} began: go on with the same data.")
         self.history, self.random_probe = more["history"], more["random_probe"]
         self.rows = [row for row in read_log(self.folder / LOG) if int(row["stage"]) <= learner.stages]
         return learner

@@ -63,5 +63,5 @@ def test_each_side_of_a_split_has_an_image_of_every_class(fraction: float) -> No
 
 def test_unknown_data_gets_the_nearest_name() -> None:
     assert len(read("digits").classes) == 10
-    with pytest.raises(NacreError, match=r"unknown data 'digit': use one of digits\. Did you mean 'digits'"):
+    with pytest.raises(NacreError, match=r"unknown data 'digit': give a path .* use one of digits.*\. Did you mean 'digits'"):
         read("digit")

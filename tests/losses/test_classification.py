@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from nacre.losses.classification import CrossEntropy
-from nacre.losses.loss import Step
+from nacre.losses.loss import Batch, Step
 
 LOGITS = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
 LABELS = torch.tensor([2, 4, 3, 3, 2, 4])
 
 
 def step(logits: Tensor, labels: Tensor) -> Step:
-    found: Any = SimpleNamespace(out=SimpleNamespace(logits=logits), batch=SimpleNamespace(labels=labels))
+    found: Any = SimpleNamespace(out=SimpleNamespace(logits=logits), batch=Batch(torch.empty(0), labels))
     return cast(Step, found)
 
 

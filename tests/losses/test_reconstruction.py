@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nacre.data.source import Samples
-from nacre.losses.loss import Step
+from nacre.losses.loss import Batch, Step
 from nacre.losses.reconstruction import Reconstruction, unexplained
 from nacre.models.model import Normalise
 
@@ -19,7 +19,7 @@ SHAPES = [(1, 8, 8), (3, 8, 8), (1, 5, 7), (3, 33, 17)]
 
 
 def step(images: Tensor, reconstruction: Tensor | None) -> Step:
-    found: Any = SimpleNamespace(out=SimpleNamespace(reconstruction=reconstruction), batch=SimpleNamespace(images=images))
+    found: Any = SimpleNamespace(out=SimpleNamespace(reconstruction=reconstruction), batch=Batch(images, torch.zeros(len(images))))
     return cast(Step, found)
 
 

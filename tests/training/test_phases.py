@@ -20,12 +20,14 @@ from nacre.training.phases import Deck, trainable
 def deck(n: int, batch: int, *, rank: int = 0, world: int = 1, memory: int = 2**30, augment: Augment | None = None) -> Deck:
     """A deck of n images 2 x 2 that hold their own number."""
     images = torch.arange(n, dtype=torch.uint8).reshape(n, 1, 1, 1).repeat(1, 1, 2, 2)
-    runtime: Any = SimpleNamespace(device=torch.device("cpu"), rank=rank, world=world, images=lambda x: x, free_bytes=lambda: memory)
+    runtime: Any = SimpleNamespace(
+        device=torch.device("cpu"), rank=rank, world=world, images=lambda x: x, pinned=lambda x: x, free_bytes=lambda: memory
+    )
     return Deck(Samples.of(images, torch.arange(n)), augment or Augment(), runtime, batch)
 
 
 def epoch(cards: Deck, *place: int, seed: int = 0) -> list[tuple[Tensor, list[int], float]]:
-    return [(pixels, labels.tolist(), share) for pixels, labels, share in cards.epoch(seed, *place)]
+    return [(view.pixels, labels.tolist(), share) for view, labels, share in cards.epoch(seed, *place)]
 
 
 @given(st.integers(1, 200), st.integers(1, 64), st.integers(0, 9))

@@ -56,7 +56,9 @@ def test_the_optimiser_descends(name: Any) -> None:
 
 def deck(n: int, batch: int, rank: int = 0, world: int = 1) -> Deck:
     images = torch.arange(n, dtype=torch.uint8).reshape(n, 1, 1, 1)
-    runtime = SimpleNamespace(device=torch.device("cpu"), rank=rank, world=world, images=lambda x: x, free_bytes=lambda: 2**30)
+    runtime = SimpleNamespace(
+        device=torch.device("cpu"), rank=rank, world=world, images=lambda x: x, pinned=lambda x: x, free_bytes=lambda: 2**30
+    )
     return Deck(Samples.of(images, torch.arange(n)), Augment(), cast(Runtime, runtime), batch)
 
 
@@ -64,7 +66,7 @@ def deck(n: int, batch: int, rank: int = 0, world: int = 1) -> Deck:
 def test_an_epoch_shows_every_sample_once_in_batches_of_equal_size(n: int, batch: int) -> None:
     steps = list(deck(n, batch).epoch(0, 0))
     assert sorted(label for _, labels, _ in steps for label in labels.tolist()) == list(range(n))
-    assert all(torch.equal(pixels.flatten().long(), labels) for pixels, labels, _ in steps)
+    assert all(torch.equal(view.pixels.flatten().long(), labels) for view, labels, _ in steps)
     sizes = [len(labels) for _, labels, _ in steps]
     assert len(sizes) == math.ceil(n / batch)
     assert max(sizes) <= batch
@@ -92,7 +94,7 @@ def test_what_does_not_fit_on_the_device_is_read_batch_by_batch() -> None:
     large = deck(40, 8)
     large.resident = None
     for (first, _, _), (second, _, _) in zip(small.epoch(0, 0), large.epoch(0, 0), strict=True):
-        assert torch.equal(first, second)
+        assert torch.equal(first.pixels, second.pixels)
 
 
 def test_trainability_is_lent() -> None:

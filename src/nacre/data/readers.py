@@ -1,17 +1,52 @@
-"""Where images come from: each reader makes a Source, and the registry names them."""
+"""Where images come from: what a path holds is found out by looking at it, and becomes a Source.
+
+A new format is one function, which gives None for what is not its own, and one line in the registry.
+
+Shapes: n images, C channels, H x W pixels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from nacre.data.augment import Augment
+from nacre.data import arrays, cache
+from nacre.data.augment import Augment, natural_augment
+from nacre.data.cache import Encoded, Progress
+from nacre.data.decode import Form, Look, Unreadable, common_form, framed, look
+from nacre.data.listing import Listing, folder_listing, legible, list_listing, litter, parquet_listing
 from nacre.data.source import Samples, Source
-from nacre.errors import choose
+from nacre.data.torchvision import torchvision_arrays
+from nacre.errors import NacreError, nearest
 from nacre.seeds import derive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a data set is read."""
+
+    size: int = 0
+    """Height and width in pixels; 0: images up to 64 pixels as they are, larger ones at 224."""
+    label: str = ""
+    """Column or kind of labels, such as fine_label; empty: found out."""
+    skip_unreadable: bool = False
+    """Leave out what cannot be used, rather than stop."""
+    test: float = 0.2
+    """Share of every class that is held out for testing where the data come without a split."""
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or 0 < self.size < 8:
+            raise ValueError(f"size is {self.size}, but it must be 0 or at least 8 pixels")
+        if not 0 < self.test < 1:
+            raise ValueError(f"test is {self.test}, but it must be in (0, 1)")
 
 
 def digits() -> Source:
@@ -44,21 +79,191 @@ def held_out(labels: Tensor, *, fraction: float, seed: int) -> tuple[Tensor, Ten
     """
     rng = np.random.default_rng(derive(seed, "held out"))
     kept, out = [], []
-    for label in labels.unique().tolist():
-        members = rng.permutation(torch.nonzero(labels == label).flatten().numpy())
+    order = labels.argsort(stable=True).numpy()
+    for group in np.split(order, np.unique(labels.numpy()[order], return_index=True)[1][1:]):
+        members = rng.permutation(group)
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
         out.append(members[:count])
         kept.append(members[count:])
     return torch.from_numpy(np.sort(np.concatenate(kept))), torch.from_numpy(np.sort(np.concatenate(out)))
 
 
+Found = Listing | arrays.Arrays
+"""What a format's reader finds at a path."""
+
+
+def parquets(path: Path, label: str) -> Listing | None:
+    """A Parquet file, or a folder of them as data hubs lay it out, with images inside or paths to them."""
+    fits = path.suffix.lower() == ".parquet" if path.is_file() else any(not litter(file.name) for file in path.glob("**/*.parquet"))
+    return parquet_listing(path, label) if fits else None
+
+
+def lists(path: Path, label: str) -> Listing | None:
+    """A CSV list of path and label."""
+    return list_listing(path, label) if path.is_file() and path.suffix.lower() in (".csv", ".tsv", ".txt") else None
+
+
+def folders(path: Path, label: str) -> Listing | None:
+    """A folder with one sub-folder per class."""
+    return folder_listing(path, label) if path.is_dir() else None
+
+
+FORMATS: dict[str, Callable[[Path, str], Found | None]] = {
+    "npz": arrays.npz,
+    "cifar-python": arrays.cifar_python,
+    "cifar-binary": arrays.cifar_binary,
+    "idx": arrays.idx,
+    "parquet": parquets,
+    "list": lists,
+    "folder": folders,
+}
+"""Readers of what may lie at a path, the most particular first."""
 READERS: dict[str, Callable[[], Source]] = {"digits": digits}
+"""Data sets that come with the package's dependencies."""
 
 
-def read(data: str) -> Source:
+def read(data: str, reading: Reading = Reading(), progress: Progress | None = None) -> Source:
     """The data set that `data` names.
 
+    Args:
+        data: a name in `READERS`, `torchvision:NAME`, or a path.
+        reading: how to read it.
+        progress: hears how decoding goes, where there is something to decode.
+
     Raises:
-        NacreError: there is no such data set.
+        NacreError: there is no such data set, or something in it cannot be used.
     """
-    return choose("data", data, READERS)()
+    if data in READERS:
+        return READERS[data]()
+    path = Path(data)
+    found = torchvision_arrays(data) if data.startswith("torchvision:") else found_at(path, reading.label)
+    return from_listing(found, reading, progress) if isinstance(found, Listing) else from_arrays(found, path, reading)
+
+
+def found_at(path: Path, label: str) -> Found:
+    """What lies at a path.
+
+    Raises:
+        NacreError: nothing, or nothing that any format's reader knows.
+    """
+    if not path.exists():
+        close = nearest(str(path), READERS) if len(path.parts) == 1 else ""
+        names = ", ".join(READERS)
+        raise NacreError(f"unknown data {legible(path)!r}: give a path that is there, or use one of {names}, torchvision:NAME.{close}")
+    for reader in FORMATS.values():
+        found = reader(path, label)
+        if found is not None:
+            return found
+    known = ", ".join(FORMATS)
+    raise NacreError(f"{legible(path)} is of no format that can be read: give a folder with one sub-folder per class, or one of {known}.")
+
+
+def from_arrays(found: arrays.Arrays, where: Path, reading: Reading) -> Source:
+    """A source of what lies in memory."""
+    pixels, labels, classes, test = arrays.parts_of(found, where)
+    _, channels, height, width = pixels.shape
+    form = common_form([Look("L" if channels == 1 else "RGB", height, width)], reading.size)
+    return divided(torch.from_numpy(resized(pixels, form)), torch.tensor(labels), classes, test, reading)
+
+
+def resized(pixels: NDArray[np.uint8], form: Form) -> NDArray[np.uint8]:
+    """Images [n, C, H, W] in a form."""
+    if pixels.shape[2:] == (form.height, form.width):
+        return pixels
+
+    def one(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        picture = framed(Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)), form)
+        return np.asarray(picture).reshape(form.height, form.width, -1).transpose(2, 0, 1)
+
+    with ThreadPoolExecutor(cache.cores()) as pool:
+        return np.stack(list(pool.map(one, pixels)))
+
+
+def from_listing(listing: Listing, reading: Reading, progress: Progress | None) -> Source:
+    """A source of encoded images, decoded once.
+
+    Raises:
+        NacreError: something cannot be used, and was not to be left out.
+    """
+    encoded = listing.encoded
+    if not len(encoded):
+        raise NacreError(f"{encoded.origin} holds no image: give a folder with one sub-folder of images per class.")
+    found = cache.decoded(encoded, probed_form(encoded, reading.size), progress)
+    labels = torch.tensor(listing.labels)
+    bad = {row: f"{encoded.name(row)}: {reason}" for row, reason in sorted(found.reasons.items())}
+    bad |= contradictions(found.digests, labels, listing, bad)
+    usable = torch.ones(len(encoded), dtype=torch.bool)
+    usable[list(bad)] = False
+    kept, empty = filled_classes(labels, usable, listing)
+    notes = list(bad.values()) + empty
+    if notes and not reading.skip_unreadable:
+        count = f"{len(notes)} thing{'s' * (len(notes) > 1)} in {encoded.origin} cannot be used:"
+        raise NacreError("\n".join([count, *notes, "Mend or remove them, or leave them out by --skip-unreadable."]))
+    rows = torch.nonzero(usable & torch.isin(labels, kept)).flatten()
+    if len(kept) == 0 or len(rows) == 0:
+        raise NacreError(f"{encoded.origin} holds no class with images that can be used.")
+    position = torch.full((len(listing.classes),), -1).index_put((kept,), torch.arange(len(kept)))
+    test = None if listing.test is None else torch.tensor(listing.test)[rows].tolist()
+    classes = tuple(listing.classes[label] for label in kept.tolist())
+    return divided(found.images, position[labels[rows]], classes, test, reading, rows, tuple(notes))
+
+
+def probed_form(encoded: Encoded, size: int, probes: int = 128) -> Form:
+    """The form that the headers of some images, evenly spread, speak for."""
+    looks = []
+    step = max(1, len(encoded) // probes)
+    for row in range(0, len(encoded), step):
+        (data,) = encoded.read(row, row + 1)
+        try:
+            looks += [] if isinstance(data, Unreadable) else [look(data)]
+        except Unreadable:
+            continue
+    return common_form(looks or [Look("L", size or 8, size or 8)], size)
+
+
+def contradictions(digests: NDArray[np.uint64], labels: Tensor, listing: Listing, bad: dict[int, str]) -> dict[int, str]:
+    """Images that lie in two classes: row -> what is wrong."""
+    rows = np.setdiff1d(np.arange(len(digests)), list(bad))
+    pairs = np.unique(np.stack([digests[rows], labels.numpy()[rows].astype(np.uint64)]), axis=1)
+    twice = pairs[0][1:][pairs[0][1:] == pairs[0][:-1]]
+    found = {}
+    for digest in np.unique(twice):
+        same = rows[digests[rows] == digest]
+        names = sorted({listing.classes[label] for label in labels[same].tolist()})
+        for row in same.tolist():
+            found[row] = f"{listing.encoded.name(row)}: the same image lies in {len(names)} classes ({', '.join(names[:3])})"
+    return found
+
+
+def filled_classes(labels: Tensor, usable: Tensor, listing: Listing) -> tuple[Tensor, list[str]]:
+    """Classes with images to train and to test on, and what is wrong with the others."""
+    count = torch.bincount(labels[usable], minlength=len(listing.classes))
+    wrong: dict[int, str] = {int(label): "no image" for label in torch.nonzero(count == 0)}
+    if listing.test is None:
+        wrong |= {int(label): "one image only, but one to train on and one to test on are needed" for label in torch.nonzero(count == 1)}
+    else:
+        is_test = torch.tensor(listing.test)
+        for part, inside in (("training", ~is_test), ("test", is_test)):
+            some = torch.bincount(labels[usable & inside], minlength=len(listing.classes))
+            wrong |= {int(label): f"no {part} image" for label in torch.nonzero((some == 0) & (count > 0))}
+    kept = torch.tensor([label for label in range(len(listing.classes)) if label not in wrong], dtype=torch.long)
+    return kept, [f"class {listing.classes[label]}: {reason}" for label, reason in sorted(wrong.items())]
+
+
+def divided(
+    images: Tensor,
+    labels: Tensor,
+    classes: tuple[str, ...],
+    test: list[bool] | None,
+    reading: Reading,
+    rows: Tensor | None = None,
+    notes: tuple[str, ...] = (),
+) -> Source:
+    """Training and test samples; without a split, a share of every class is held out, always the same."""
+    samples = Samples(images, labels.long(), torch.arange(len(labels)) if rows is None else rows)
+    if test is None:
+        train_at, test_at = held_out(labels, fraction=reading.test, seed=0)
+    else:
+        is_test = torch.tensor(test)
+        train_at, test_at = torch.nonzero(~is_test).flatten(), torch.nonzero(is_test).flatten()
+    return Source(samples.take(train_at), samples.take(test_at), classes, natural_augment(*images.shape[1:]), notes)

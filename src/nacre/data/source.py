@@ -120,6 +120,8 @@ class Source:
     test: Samples
     classes: tuple[str, ...]
     augment: Augment = field(default_factory=Augment)
+    notes: tuple[str, ...] = ()
+    """What was left out because it could not be used."""
 
     def __post_init__(self) -> None:
         for part, samples in (("training", self.train), ("test", self.test)):

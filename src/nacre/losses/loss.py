@@ -22,6 +22,17 @@ class Batch:
     """[B, C, H, W], float: augmented and normalised."""
     labels: Tensor
     """[B], int64: positions in order of arrival."""
+    target: Tensor | None = None
+    """[B, C, H, W]: the images before anything was cut out or mixed in; None where that is the images."""
+    partner: Tensor | None = None
+    """[B], int64: labels of the images that are mixed in; None where nothing is mixed."""
+    share: Tensor | None = None
+    """[B]: weight of `labels` against `partner`, in [0.5, 1]."""
+
+    @property
+    def clean(self) -> Tensor:
+        """What a decoder is asked for: [B, C, H, W]."""
+        return self.images if self.target is None else self.target
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,8 @@ class Reconstruction(Term):
 
     The claim is patent application CN113222100A's; this formula is the project's own. Pixels are compared in units of the
     channel's standard deviation over the training images of stage 1 (see `Normalise`), so a weight means the same at every
-    size and number of channels. The target is the augmented image that the network saw.
+    size and number of channels. The target is the augmented image that the network saw; with
+    Cutout, MixUp or CutMix that image as it was before, in the same geometry.
     """
 
     decodes = True
@@ -26,7 +27,7 @@ class Reconstruction(Term):
     def __call__(self, step: Step) -> Tensor:
         """Mean over pixels, channels and batch; 0 or more."""
         assert step.out.reconstruction is not None, "reconstruction needs a model with a decoder"
-        return unexplained(step.out.reconstruction, step.batch.images)
+        return unexplained(step.out.reconstruction, step.batch.clean)
 
     def concern(self, mean: float, progress: float) -> str | None:
         """Warn of a decoder that is no better than the mean image after a tenth of the phase."""

@@ -9,14 +9,16 @@ import math
 import time
 import warnings
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from nacre.data.augment import Augment
+from nacre.data.augment import Augment, View
 from nacre.data.source import Samples
 from nacre.data.stream import Stage
 from nacre.errors import NacreError
@@ -34,6 +36,9 @@ from nacre.training.runtime import Runtime
 
 class Watch:
     """Hears how a run goes; this one keeps silent, but for concerns."""
+
+    def decoded(self, done: int, total: int) -> None:
+        """So many of the data set's images are decoded."""
 
     def fit(self, stage: Stage, phase: int, samples: int, epochs: int) -> None:
         """A fit begins."""
@@ -141,15 +146,15 @@ class Fit(Phase):
         forward = runtime.forward(self.model)
         total = torch.zeros(len(self.loss.terms), device=runtime.device)
         extra: dict[str, Tensor] = {}
-        for number, (pixels, labels, share) in enumerate(deck.epoch(work.seed, work.stage.index, work.phase, epoch)):
+        for number, (view, labels, share) in enumerate(deck.epoch(work.seed, work.stage.index, work.phase, epoch)):
             progress = (epoch + number / steps) / self.optim.epochs
             for group in optimiser.param_groups:
                 group["lr"] = self.optim.rate(progress)
-            images = self.model.normalise(pixels).contiguous(memory_format=runtime.format)
+            batch = seen(view, labels, self.model, runtime)
             with runtime.autocast():
-                old = self._teach(images)
-                out = forward(images, decode=self.loss.decodes)
-            step = Step(Batch(images, labels), out, old, self.model, work.stage, progress)
+                old = self._teach(batch.images)
+                out = forward(batch.images, decode=self.loss.decodes)
+            step = Step(batch, out, old, self.model, work.stage, progress)
             loss, values = self.loss(step)
             if number == steps - 1:
                 extra = diagnostics(step, self.loss, values)
@@ -187,6 +192,13 @@ class Fit(Phase):
                 work.watch.concern(f"stage {work.stage.index + 1}: {concern}")
 
 
+def seen(view: View, labels: Tensor, model: Model, runtime: Runtime) -> Batch:
+    """A view [B] as the model takes it."""
+    images = model.normalise(view.pixels).contiguous(memory_format=runtime.format)
+    target = None if view.clean is view.pixels else model.normalise(view.clean).contiguous(memory_format=runtime.format)
+    return Batch(images, labels, target, None if view.partner is None else labels[view.partner], view.share)
+
+
 class Deck:
     """The samples of one fit: on the device as uint8 where they fit, else read from where they lie, batch by batch.
 
@@ -207,8 +219,8 @@ class Deck:
         if math.prod(samples.images.shape[1:]) * len(samples) < runtime.free_bytes() / 4:
             self.resident = runtime.images(samples.pixels())
 
-    def epoch(self, seed: int, *place: int) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Yield (pixels [B, C, H, W] uint8, labels [B], share) of all steps, on the device, in an order of this epoch's own.
+    def epoch(self, seed: int, *place: int) -> Iterator[tuple[View, Tensor, float]]:
+        """Yield (view of B images, labels [B], share) of all steps, on the device, in an order of this epoch's own.
 
         All random numbers of the epoch are drawn here, at once. The share makes the mean over processes of the batch means
         the mean over the batch where it does not divide evenly; it is 1 in a single process.
@@ -216,14 +228,36 @@ class Deck:
         device, rank, world = self.runtime.device, self.runtime.rank, self.runtime.world
         draw = generator(seed, "epoch", *place)
         order = torch.randperm(len(self.samples), generator=draw)
-        uniform = torch.rand(len(self.samples), self.augment.draws, generator=draw).to(device)
-        chunks = zip(
-            order.tensor_split(self.steps), order.to(device).tensor_split(self.steps), uniform.tensor_split(self.steps), strict=True
-        )
-        for host, rows, numbers in chunks:
-            rows = rows[rank::world]
-            pixels = self.runtime.images(self.samples.pixels(host[rank::world])) if self.resident is None else self.resident[rows]
-            yield self.augment(pixels, numbers[rank::world]), self.labels[rows], len(rows) * world / len(host)
+        uniform = torch.rand(len(self.samples), self.augment.draws, generator=draw).to(device).tensor_split(self.steps)
+        hands = [hand[rank::world] for hand in order.to(device).tensor_split(self.steps)]
+        with self._pixels(hands, [hand[rank::world] for hand in order.tensor_split(self.steps)]) as dealt:
+            for hand, numbers, pixels in zip(hands, uniform, dealt, strict=True):
+                yield (
+                    self.augment.view(self.runtime.images(pixels), numbers[rank::world]),
+                    self.labels[hand],
+                    len(hand) * world / len(numbers),
+                )
+
+    def _pixels(self, hands: Sequence[Tensor], on_host: Sequence[Tensor]) -> AbstractContextManager[Iterator[Tensor]]:
+        """The pixels of each step: taken from the device, or read on a thread while the step before is under way."""
+        if self.resident is not None:
+            resident = self.resident
+            return nullcontext(resident[hand] for hand in hands)
+        return ahead(self.runtime.pinned(self.samples.pixels(hand)) for hand in on_host)
+
+
+@contextmanager
+def ahead(items: Iterator[Tensor], depth: int = 3) -> Iterator[Iterator[Tensor]]:
+    """Make items on a thread, up to `depth` of them before they are asked for; an error comes where its item would have come."""
+    with ThreadPoolExecutor(1, "prefetch") as pool:
+        waiting = deque(pool.submit(next, items, None) for _ in range(depth))
+
+        def taken() -> Iterator[Tensor]:
+            while (item := waiting.popleft().result()) is not None:
+                waiting.append(pool.submit(next, items, None))
+                yield item
+
+        yield taken()
 
 
 @contextmanager

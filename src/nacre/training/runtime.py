@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nacre.errors import NacreError
 from nacre.models.norm import BatchNorm
+from nacre.training.limits import free_memory
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -111,6 +112,10 @@ class Runtime:
         """Move uint8 images [B, C, H, W] to the device."""
         return pixels.to(self.device, non_blocking=True)
 
+    def pinned(self, pixels: Tensor) -> Tensor:
+        """Images in memory from which CUDA copies while it computes; elsewhere as they are."""
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
     def forward(self, model: nn.Module) -> Callable[..., Any]:
         """How to call a model in training: itself, or its compiled form."""
         if not self.hardware.compile:
@@ -128,13 +133,8 @@ class Runtime:
                 gradient.copy_(mean.view(gradient.shape))
 
     def free_bytes(self) -> int:
-        """Memory that is free on the device; 2 GiB where the system does not tell."""
-        if self.device.type == "cuda":
-            return torch.cuda.mem_get_info(self.device)[0]
-        try:
-            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (ValueError, OSError, AttributeError):
-            return 2**31
+        """Memory that may still be used on the device, limits of the process and of its control group included."""
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else free_memory()
 
     def peak_bytes(self) -> int:
         """The most memory used so far: the device's on CUDA, else the process's; 0 where the system does not tell."""

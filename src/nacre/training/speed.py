@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import platform
 import time
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from typing import Literal
 
 import torch
 
 from nacre import files
+from nacre.data import cache
 from nacre.models.model import Model
 from nacre.training.runtime import Runtime, reformatted
 
@@ -53,7 +52,7 @@ def remembered(runtime: Runtime, model: Model, batch: int, repeats: int) -> list
     trunk = f"{type(model.backbone).__name__}/{sum(p.numel() for p in model.parameters())}"
     machine = f"{platform.processor() or platform.machine()}/{runtime.describe()}/torch {torch.__version__}"
     key = f"{machine}/{trunk}/{'x'.join(map(str, model.spec.shape))}/{batch}"
-    path = cache_folder() / "speed.json"
+    path = cache.folder() / "speed.json"
     known: dict[str, list[float]] = {}
     with suppress(OSError, ValueError):
         known = json.loads(path.read_text())
@@ -87,10 +86,3 @@ def measure(runtime: Runtime, model: Model, batch: int, repeats: int, choice: Ch
             torch.cuda.synchronize(runtime.device)
         seconds.append(time.perf_counter() - began)
     return median(seconds[1:])
-
-
-def cache_folder() -> Path:
-    """Where nacre keeps what it may measure again: `$NACRE_CACHE`, else the user's cache folder."""
-    if "NACRE_CACHE" in os.environ:
-        return Path(os.environ["NACRE_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nacre"
