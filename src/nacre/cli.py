@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nacre import __version__
-from nacre.errors import NacreError
+from nacre.errors import NacreError, choose
 
 if TYPE_CHECKING:
     from nacre.experiment import Experiment, Run
@@ -25,6 +26,11 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, by custom 128 + SIGINT."""
 Given = dict[str, Any]
 """Settings from the command line, by dotted key."""
+
+
+SIZE = Annotated[int | None, typer.Option(help="Height and width of images in pixels; found out by default.", rich_help_panel=WHAT)]
+LABEL = Annotated[str | None, typer.Option(help="Column of labels, such as fine_label; found out by default.", rich_help_panel=WHAT)]
+SKIP = Annotated[bool, typer.Option("--skip-unreadable", help="Leave out what cannot be used, rather than stop.", rich_help_panel=WHAT)]
 
 
 @contextmanager
@@ -51,12 +57,19 @@ def top(version: Annotated[bool, typer.Option("--version", help="Print the versi
 @app.command()
 def run(
     recipe: Annotated[Path | None, typer.Argument(help="TOML file with settings; options on the command line win over it.")] = None,
-    data: Annotated[str | None, typer.Option(help="Data set: digits.", rich_help_panel=WHAT)] = None,
-    protocol: Annotated[str | None, typer.Option(help="Classes per stage: bB-incN, such as b0-inc2.", rich_help_panel=WHAT)] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A folder with a sub-folder per class, or another path, or digits.", rich_help_panel=WHAT)
+    ] = None,
+    size: SIZE = None,
+    label: LABEL = None,
+    skip_unreadable: SKIP = False,
+    protocol: Annotated[
+        str | None, typer.Option(help="Classes per stage, such as b0-inc2; see `nacre protocols`.", rich_help_panel=WHAT)
+    ] = None,
     method: Annotated[str | None, typer.Option(help="How to learn, see `nacre methods`.", rich_help_panel=WHAT)] = None,
     backbone: Annotated[str | None, typer.Option(help="Network: auto, small, resnet32 ...", rich_help_panel=WHAT)] = None,
     head: Annotated[str | None, typer.Option(help="linear or cosine.", rich_help_panel=WHAT)] = None,
-    memory: Annotated[str | None, typer.Option(help="Exemplars: 2000, 20/class, none, all.", rich_help_panel=WHAT)] = None,
+    memory: Annotated[str | None, typer.Option(help="Exemplars: 2000, 20/class, 5MB, none, all.", rich_help_panel=WHAT)] = None,
     reconstruction: Annotated[
         float | None, typer.Option(help="Weight of the reconstruction term, with any method.", rich_help_panel=WHAT)
     ] = None,
@@ -81,6 +94,9 @@ def run(
     """Learn a stream of classes stage by stage, and write a report."""
     flat = {
         "data": data,
+        "reading.size": size,
+        "reading.label": label,
+        "reading.skip_unreadable": skip_unreadable or None,
         "protocol": protocol,
         "memory": memory,
         "seed": seed,
@@ -116,11 +132,18 @@ def described(
             place(table, "method.later.epochs", epochs)
     experiment = Experiment.of(table)
     if out is None:
-        names = (f"{experiment.data}-{table.get('method', {}).get('name', 'reconstruction')}-seed{experiment.seed}{n}" for n in suffixes())
+        data = slug(experiment.data)
+        names = (f"{data}-{table.get('method', {}).get('name', 'reconstruction')}-seed{experiment.seed}{n}" for n in suffixes())
         out = next(path for path in (Path("runs") / name for name in names) if not path.exists())
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise NacreError(f"{out} holds something already: give a new folder, or go on with a killed run by --resume {out}.")
     return experiment, out
+
+
+def slug(data: str) -> str:
+    """A data set's name fit for a folder: the last part of its path, in plain letters."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).name).strip("-")
+    return plain[:40] or "data"
 
 
 def suffixes() -> Iterator[str]:
@@ -169,14 +192,14 @@ def conduct(experiment: Experiment, folder: Path, *, quiet: bool, as_json: bool)
 
     talk = not quiet and not as_json
     screen, answers = Console(stderr=True), Console(soft_wrap=True, highlight=False)
-    session: Run = Run(experiment, folder)
+    bar = Bar(screen)
+    session: Run = Run(experiment, folder, bar if talk else None)
     talk = talk and session.runtime.main
-    bar = Bar(screen, session.stream, session.experiment.method)
-    if talk:
-        session.watch = bar
-        screen.print(heading(session), highlight=False)
-        for result in session.history:
-            answers.print(stage_line({**result, "seconds": 0.0}, session.total))
+    bar.expect(session.stream, session.experiment.method)
+    for line in [*remarks(session.stream.source.notes), heading(session)] if talk else []:
+        screen.print(line, highlight=False)
+    for result in session.history if talk else []:
+        answers.print(stage_line({**result, "seconds": 0.0}, session.total))
     try:
         for result in session.stages():
             bar.stop()
@@ -186,15 +209,20 @@ def conduct(experiment: Experiment, folder: Path, *, quiet: bool, as_json: bool)
         bar.stop()
         screen.print(f"[yellow]stopped[/]; go on with: nacre run --resume {escape(str(folder))}", highlight=False)
         raise
-    if not session.runtime.main:
-        return
-    write_report(folder)
-    if as_json:
-        print((folder / METRICS).read_text())  # noqa: T201 - the answer
-    elif talk:
+    if session.runtime.main:
+        write_report(folder)
         paths = [("report", str(folder / REPORT)), ("model", str(folder / MODEL))]
-        for line in closing_lines(session.metrics()["results"]["summary"], paths):
+        text = (folder / METRICS).read_text() if as_json else None
+        for line in closing_lines(session.metrics()["results"]["summary"], paths) if talk else []:
             answers.print(line)
+        if text is not None:
+            print(text)  # noqa: T201 - the answer
+
+
+def remarks(notes: Sequence[str], shown: int = 5) -> list[str]:
+    """What is odd about the data, in a few lines."""
+    lines = [f"[yellow]note[/] {escape(note)}" for note in notes[:shown]]
+    return lines + ([f"[yellow]note[/] {len(notes) - shown} more; `nacre data` names them all"] if len(notes) > shown else [])
 
 
 def heading(session: Run) -> str:
@@ -219,6 +247,69 @@ def report(
         from nacre.experiment import write_report
 
         print(write_report(folder, joint))  # noqa: T201 - the answer
+
+
+@app.command()
+def data(
+    path: Annotated[str, typer.Argument(help="A folder with a sub-folder per class, or another path, or digits.")],
+    out: Annotated[Path | None, typer.Option(help="Where the contact sheet goes; by default NAME-contact.png here.")] = None,
+    size: SIZE = None,
+    label: LABEL = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Describe a data set: classes, counts, sizes, channels, what cannot be used; and draw a contact sheet."""
+    with plain_errors():
+        from nacre.data.portrait import contact_sheet, portrait
+        from nacre.data.readers import Reading, read
+        from nacre.terminal import Bar, portrait_lines
+
+        source = read(path, Reading(size=size or 0, label=label or "", skip_unreadable=True), Bar(Console(stderr=True)).decoded)
+        target = out or Path(f"{slug(path)}-contact.png")
+        contact_sheet(source, target)
+        found = portrait(source)
+        if as_json:
+            print(json.dumps({**found, "contact_sheet": str(target)}, indent=1))  # noqa: T201 - the answer
+            return
+        for item in portrait_lines(found, target):
+            Console(soft_wrap=True, highlight=False).print(item)
+
+
+@app.command()
+def protocols() -> None:
+    """List the ways in which classes may arrive."""
+    from rich.table import Table
+
+    from nacre.data.protocols import NAMED
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    for name, what in NAMED.items():
+        table.add_row(f"[cyan]{name}[/]", escape(what))
+    Console().print(table)
+
+
+@app.command()
+def cache(
+    clear: Annotated[list[str] | None, typer.Option(metavar="KEY", help="Take away an entry; `all` takes all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """List decoded data sets and what they take, or clear them."""
+    with plain_errors():
+        from dataclasses import asdict
+
+        from nacre.data import cache as store
+        from nacre.terminal import cache_table
+
+        there = store.entries()
+        for entry in there if "all" in (clear or []) else [choose("cache entry", key, {e.key: e for e in there}) for key in clear or []]:
+            if not store.remove(entry.key):
+                raise NacreError(f"entry {entry.key} is being filled by another process: wait for it, or stop that.")
+        there = store.entries()
+        if as_json:
+            shown = {"folder": str(store.folder()), "limit": store.limit(), "entries": [asdict(entry) for entry in there]}
+            print(json.dumps(shown, indent=1))  # noqa: T201 - the answer
+            return
+        Console().print(cache_table(there, store.folder(), store.limit()))
 
 
 @app.command()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
+from nacre.data.cache import Entry
 from nacre.data.stream import Stage, Stream
 from nacre.training.method import Method
 from nacre.training.phases import Watch
@@ -34,18 +38,21 @@ class Bar(Watch):
 
     Args:
         console: on stderr.
-        stream: of the run.
-        method: of the run, for the number of epochs to come.
     """
 
-    def __init__(self, console: Console, stream: Stream, method: Method) -> None:
+    def __init__(self, console: Console) -> None:
         self.console = console
-        self.plan = [len(stage.train) * method.optim_of(stage).epochs for stage in stream]
-        self.count = len(stream)
+        self.plan: list[int] = []
+        self.count = 0
         self.seconds = self.images = 0.0
         self._last = 0.0
         self._progress: Progress | None = None
         self._drawn = 0.0
+
+    def expect(self, stream: Stream, method: Method) -> None:
+        """Learn what is to come, for the time left."""
+        self.plan = [len(stage.train) * method.optim_of(stage).epochs for stage in stream]
+        self.count = len(stream)
 
     def fit(self, stage: Stage, phase: int, samples: int, epochs: int) -> None:
         """Start a bar for this fit."""
@@ -66,6 +73,26 @@ class Bar(Watch):
         )
         self._progress.start()
         self._last = time.monotonic()
+
+    def decoded(self, done: int, total: int) -> None:
+        """Show how decoding goes."""
+        if self._progress is None:
+            self._progress = Progress(
+                TextColumn("[bold]decoding"),
+                BarColumn(bar_width=28, complete_style="cyan", finished_style="cyan"),
+                MofNCompleteColumn(),
+                TextColumn("images"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+                disable=not self.console.is_terminal or os.environ.get("LOCAL_RANK", "0") != "0",
+            )
+            self._task = self._progress.add_task("", total=total)
+            self._progress.start()
+        self._progress.update(self._task, completed=done)
+        if done == total:
+            self._progress.stop()
+            self._progress = None
 
     def step(self, images: int) -> None:
         """Advance, redrawing a few times a second at most."""
@@ -119,3 +146,55 @@ def closing_lines(summary: dict[str, Any], paths: Sequence[tuple[str, str]]) -> 
         "",
     ]
     return lines + [f"{name:<8} {escape(path)}" for name, path in paths]
+
+
+def bytes_text(count: float) -> str:
+    """Bytes in the unit that suits them."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def cache_table(entries: Sequence[Entry], folder: Path, limit: int) -> Table:
+    """The decoded data sets, the latest used first."""
+    total = sum(entry.bytes for entry in entries)
+    table = Table(
+        box=None,
+        padding=(0, 2, 0, 0),
+        header_style="bold",
+        caption=f"{bytes_text(total)} of {bytes_text(limit)} in {escape(str(folder))}",
+        caption_justify="left",
+    )
+    table.add_column("data set", overflow="fold")
+    for column in ("images", "pixels", "bytes"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("last used", no_wrap=True)
+    for entry in entries:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        pixels = "x".join(map(str, entry.form)) or "unfinished"
+        table.add_row(f"{escape(entry.origin)}\n[cyan]{entry.key}[/]", f"{entry.images:,}", pixels, bytes_text(entry.bytes), used)
+    return table
+
+
+def portrait_lines(found: dict[str, Any], sheet: Path) -> list[RenderableType]:
+    """A data set in a few lines and a table of its classes."""
+    channels = ", ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in zip(found["mean"], found["std"], strict=True))
+    height, width = found["size"]
+    lines: list[RenderableType] = [
+        f"[bold]{found['classes']}[/] classes, [bold]{found['train']:,}[/] training and [bold]{found['test']:,}[/] test images",
+        f"{height} x {width} pixels, {'colour' if found['channels'] == 3 else 'grey'}; mean ± std of channels {channels}",
+        f"images per class: {found['fewest']:,} to {found['most']:,}",
+    ]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("class", overflow="ellipsis", max_width=44)
+    table.add_column("train", justify="right")
+    table.add_column("test", justify="right")
+    for name, train, test in found["counts"][:30]:
+        table.add_row(escape(name), f"{train:,}", f"{test:,}")
+    if len(found["counts"]) > 30:
+        table.add_row(f"[dim]… and {len(found['counts']) - 30} more[/]", "", "")
+    lines.append(table)
+    lines += [f"[yellow]note[/] {escape(note)}" for note in found["notes"]]
+    return [*lines, f"contact sheet {escape(str(sheet))}"]

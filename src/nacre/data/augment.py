@@ -44,7 +44,9 @@ class Augment:
     """The training view of images, in the order of the fields; the test view of an image is the image itself."""
 
     shift: int = 0
-    """Largest shift in pixels to each side; what comes in at the border is black."""
+    """Largest shift in pixels to each side."""
+    fill: int = 0
+    """What a shift brings in at the border, in 0..255: black, or 255 for drawings on white."""
     flip: bool = False
     """Mirror left and right with probability one half; not for digits or letters."""
     crop: float = 0.0
@@ -65,6 +67,7 @@ class Augment:
             f"{name} is {getattr(self, name)}, but it must be {wanted}"
             for name, fits, wanted in (
                 ("shift", self.shift >= 0, "0 or more pixels"),
+                ("fill", 0 <= self.fill <= 255, "in 0..255"),
                 ("crop", 0 <= self.crop <= 1, "in [0, 1]"),
                 ("brightness", 0 <= self.brightness < 1, "in [0, 1)"),
                 ("cutout", self.cutout >= 0, "0 or more pixels"),
@@ -109,7 +112,7 @@ class Augment:
         names = self._columns()
         draw = dict(zip(names, uniform.split(list(names.values()), dim=1), strict=True))
         if self.shift:
-            images = shifted(images, (draw["frame"][:, :2] * (2 * self.shift + 1)).long(), self.shift)
+            images = shifted(images, (draw["frame"][:, :2] * (2 * self.shift + 1)).long(), self.shift, self.fill)
         if self.flip:
             images = torch.where(draw["frame"][:, 2, None, None, None] < 0.5, images.flip(-1), images)
         if "crop" in draw:
@@ -133,13 +136,16 @@ class Augment:
         return View(torch.where(inside, images[partner], images), clean, partner, share)
 
 
-def natural_augment(channels: int, height: int, width: int) -> Augment:
-    """The field's view of images of a kind: grey ones may be letters, so they are never mirrored.
+def natural_augment(images: Tensor) -> Augment:
+    """The field's view of images of a kind, some of which [n, C, H, W] are given.
 
-    Small colour images: padded crop by 4, mirror, brightness by 63/255, as for CIFAR; large ones: random resized crop and mirror.
+    Grey ones may be letters, so they are never mirrored, and what a shift brings in is black or white as their border is. Small
+    colour images: padded crop by 4, mirror, brightness by 63/255, as for CIFAR; large ones: random resized crop and mirror.
     """
+    _, channels, height, width = images.shape
     if channels == 1:
-        return Augment(shift=max(1, min(height, width) // 16))
+        border = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], 2).float().mean()
+        return Augment(shift=max(1, min(height, width) // 16), fill=255 if border > 127 else 0)
     if max(height, width) <= 64:
         return Augment(shift=4, flip=True, brightness=63 / 255)
     return Augment(flip=True, crop=0.25)
@@ -150,10 +156,10 @@ def as_bytes(values: Tensor) -> Tensor:
     return values.round().clamp(0, 255).to(torch.uint8)
 
 
-def shifted(images: Tensor, offset: Tensor, reach: int) -> Tensor:
-    """Cut each image [B, C, H, W] out of itself padded by `reach`, at its own offset [B, 2] in 0..2*reach."""
+def shifted(images: Tensor, offset: Tensor, reach: int, fill: int = 0) -> Tensor:
+    """Cut each image [B, C, H, W] out of itself padded by `reach` with `fill`, at its own offset [B, 2] in 0..2*reach."""
     height, width = images.shape[-2:]
-    windows = F.pad(images, (reach,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 2r+1, 2r+1, H, W], a view
+    windows = F.pad(images, (reach,) * 4, value=fill).unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 2r+1, 2r+1, H, W], a view
     return windows[torch.arange(len(images), device=images.device), :, offset[:, 0], offset[:, 1]]
 
 

@@ -130,7 +130,7 @@ def folder_listing(root: Path, label: str = "") -> Listing:
         raise NacreError(f"{legible(root)} holds no sub-folder with images: give a folder with one sub-folder per class.")
     position = {name: number for number, name in enumerate(classes)}
     return Listing(
-        Files([path for _, _, path in found], legible(root), root),
+        Files([path for _, _, path in found], legible(root.resolve()), root),
         [position[name] for name, _, _ in found],
         classes,
         [is_test for _, is_test, _ in found] if test else None,
@@ -249,7 +249,7 @@ def parquet_listing(root: Path, label: str = "") -> Listing:
         values += column
         test += [parts[path] in ("test", "val")] * len(column)
     labels, classes = numbered(values, class_names(schema, name, paths[0].parent), root)
-    return Listing(Parquets.of(paths, binary[0], legible(root)), labels, classes, test if any(test) and not all(test) else None)
+    return Listing(Parquets.of(paths, binary[0], legible(root.resolve())), labels, classes, test if any(test) and not all(test) else None)
 
 
 def holds_images(kind: Any) -> bool:
@@ -337,7 +337,7 @@ def list_listing(root: Path, label: str = "") -> Listing:
     if split is not None:
         test = [str(value).lower() in TEST for value in table[split]]
     base = root.parent
-    files = Files([base / str(path) for path in table[paths]], legible(root), base)
+    files = Files([base / str(path) for path in table[paths]], legible(root.resolve()), base)
     return Listing(files, labels, classes, test if test and any(test) and not all(test) else None)
 
 

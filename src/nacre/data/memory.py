@@ -5,13 +5,16 @@ Shapes: M exemplars, n candidates, D features, C x H x W pixels.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nacre.data.cache import amount
 from nacre.data.selection import SELECTIONS
 from nacre.data.source import Samples
 from nacre.data.stream import Stage
@@ -28,7 +31,7 @@ class Total:
 
     images: int
 
-    def quota(self, seen: int) -> int:
+    def quota(self, seen: int, image_bytes: int = 1) -> int:
         """Exemplars of one class when `seen` classes share."""
         return self.images // seen
 
@@ -42,7 +45,7 @@ class PerClass:
 
     images: int
 
-    def quota(self, seen: int) -> int:
+    def quota(self, seen: int, image_bytes: int = 1) -> int:
         """Exemplars of one class."""
         return self.images
 
@@ -50,13 +53,27 @@ class PerClass:
         return {0: "none", UNLIMITED: "all"}.get(self.images, f"{self.images}/class")
 
 
-Budget = Total | PerClass
+@dataclass(frozen=True)
+class Bytes:
+    """So many bytes of uint8 pixels altogether, shared equally among the classes seen."""
+
+    bytes: int
+
+    def quota(self, seen: int, image_bytes: int = 1) -> int:
+        """Exemplars of one class when `seen` classes share, of `image_bytes` each."""
+        return self.bytes // image_bytes // seen
+
+    def __str__(self) -> str:
+        return f"{self.bytes}B"
+
+
+Budget = Total | PerClass | Bytes
 NOTHING = PerClass(0)
 EVERYTHING = PerClass(UNLIMITED)
 
 
 def budget(text: str) -> Budget:
-    """Read a budget: `2000` in total, `20/class`, `none` or `all`.
+    """Read a budget: `2000` in total, `20/class`, `5MB`, `none` or `all`.
 
     Raises:
         NacreError: the text is none of these.
@@ -66,9 +83,11 @@ def budget(text: str) -> Budget:
     match = re.fullmatch(r"(\d+)(/class)?", text)
     if match:
         return (PerClass if match[2] else Total)(int(match[1]))
-    if text not in named:
-        raise NacreError(f"unknown memory {text!r}: use a total such as 2000, a number per class such as 20/class, none, or all.")
-    return named[text]
+    if text in named:
+        return named[text]
+    with suppress(NacreError):
+        return Bytes(amount(text))
+    raise NacreError(f"unknown memory {text!r}: use a total such as 2000, or 20/class, bytes such as 5MB, none, or all.")
 
 
 class Memory:
@@ -102,7 +121,7 @@ class Memory:
             features_of: samples [n] -> features [n, D].
             seed: of the run, for selections that draw.
         """
-        quota = self.budget.quota(stage.seen)
+        quota = self.budget.quota(stage.seen, math.prod(self.images.shape[1:]))
         kept = [self.samples().take(torch.empty(0, dtype=torch.long))]
         for label in range(stage.seen if quota else 0):
             one = range(label, label + 1)

@@ -191,14 +191,15 @@ def from_listing(listing: Listing, reading: Reading, progress: Progress | None) 
     found = cache.decoded(encoded, probed_form(encoded, reading.size), progress)
     labels = torch.tensor(listing.labels)
     bad = {row: f"{encoded.name(row)}: {reason}" for row, reason in sorted(found.reasons.items())}
-    bad |= contradictions(found.digests, labels, listing, bad)
     usable = torch.ones(len(encoded), dtype=torch.bool)
     usable[list(bad)] = False
     kept, empty = filled_classes(labels, usable, listing)
-    notes = list(bad.values()) + empty
-    if notes and not reading.skip_unreadable:
-        count = f"{len(notes)} thing{'s' * (len(notes) > 1)} in {encoded.origin} cannot be used:"
-        raise NacreError("\n".join([count, *notes, "Mend or remove them, or leave them out by --skip-unreadable."]))
+    unusable = list(bad.values()) + empty
+    if unusable and not reading.skip_unreadable:
+        count = f"{len(unusable)} thing{'s' * (len(unusable) > 1)} in {encoded.origin} cannot be used:"
+        raise NacreError("\n".join([count, *unusable, "Mend or remove them, or leave them out by --skip-unreadable."]))
+    notes = [f"{len(unusable)} left out of {encoded.origin}"] * bool(unusable) + [f"left out {text}" for text in unusable]
+    notes += contradictions(found.digests, labels, listing, usable)
     rows = torch.nonzero(usable & torch.isin(labels, kept)).flatten()
     if len(kept) == 0 or len(rows) == 0:
         raise NacreError(f"{encoded.origin} holds no class with images that can be used.")
@@ -221,17 +222,15 @@ def probed_form(encoded: Encoded, size: int, probes: int = 128) -> Form:
     return common_form(looks or [Look("L", size or 8, size or 8)], size)
 
 
-def contradictions(digests: NDArray[np.uint64], labels: Tensor, listing: Listing, bad: dict[int, str]) -> dict[int, str]:
-    """Images that lie in two classes: row -> what is wrong."""
-    rows = np.setdiff1d(np.arange(len(digests)), list(bad))
-    pairs = np.unique(np.stack([digests[rows], labels.numpy()[rows].astype(np.uint64)]), axis=1)
-    twice = pairs[0][1:][pairs[0][1:] == pairs[0][:-1]]
-    found = {}
-    for digest in np.unique(twice):
-        same = rows[digests[rows] == digest]
-        names = sorted({listing.classes[label] for label in labels[same].tolist()})
-        for row in same.tolist():
-            found[row] = f"{listing.encoded.name(row)}: the same image lies in {len(names)} classes ({', '.join(names[:3])})"
+def contradictions(digests: NDArray[np.uint64], labels: Tensor, listing: Listing, usable: Tensor) -> list[str]:
+    """Images that lie in two classes, in words; published data sets have some, so they are kept."""
+    rows = torch.nonzero(usable).flatten().numpy()
+    pairs = np.unique(np.stack([digests[rows], labels.numpy()[rows].astype(np.uint64)]), axis=1)  # sorted by digest
+    twice = np.unique(pairs[0][1:][pairs[0][1:] == pairs[0][:-1]])
+    found = []
+    for same in (rows[digests[rows] == digest] for digest in twice):
+        places = ", ".join(f"{listing.encoded.name(row)} ({listing.classes[int(labels[row])]})" for row in same[:4])
+        found.append(f"the same image lies in several classes: {places}")
     return found
 
 
@@ -266,4 +265,10 @@ def divided(
     else:
         is_test = torch.tensor(test)
         train_at, test_at = torch.nonzero(~is_test).flatten(), torch.nonzero(is_test).flatten()
-    return Source(samples.take(train_at), samples.take(test_at), classes, natural_augment(*images.shape[1:]), notes)
+    return Source(
+        samples.take(train_at),
+        samples.take(test_at),
+        classes,
+        natural_augment(samples.pixels(torch.linspace(0, len(samples) - 1, 256).long())),
+        notes,
+    )

@@ -121,7 +121,7 @@ class Source:
     classes: tuple[str, ...]
     augment: Augment = field(default_factory=Augment)
     notes: tuple[str, ...] = ()
-    """What was left out because it could not be used."""
+    """What is odd about the data: what was left out because it cannot be used, and images that lie in two classes."""
 
     def __post_init__(self) -> None:
         for part, samples in (("training", self.train), ("test", self.test)):

@@ -23,6 +23,8 @@ from nacre.training.inference import features, outputs
 from nacre.training.learner import Learner
 from nacre.training.runtime import Runtime
 
+PROBED = 10_000
+"""Most training images that the feature probe learns from."""
 Result = dict[str, Any]
 """JSON: numbers by name, nested."""
 
@@ -127,9 +129,27 @@ def readouts(learner: Learner, test: Seen, stage: Stage) -> Mapping[str, Mapping
 
 
 def probe(model: Model, stream: Stream, test: Seen, runtime: Runtime) -> float:
-    """The feature probe: accuracy of a linear classifier over all classes of the stream, those still to come included."""
-    train = look(model, stream.train, runtime)
+    """The feature probe: accuracy of a linear classifier over all classes of the stream, those still to come included.
+
+    Of the training images at most `PROBED` are looked at, equally many of every class where there are enough.
+    """
+    train = look(model, thinned(stream.train, len(stream.classes)), runtime)
     return linear_probe(train.features, train.labels, test.features, test.labels)
+
+
+def thinned(samples: Samples, classes: int, most: int = PROBED) -> Samples:
+    """At most `most` samples, evenly spread over every class; all where there are no more."""
+    if len(samples) <= most:
+        return samples
+    order = samples.labels.argsort(stable=True)
+    labels = samples.labels[order]
+    first = torch.searchsorted(labels, torch.arange(classes))
+    count = torch.bincount(labels, minlength=classes)
+    quota = max(1, most // classes)
+    place = torch.arange(len(samples)) - first[labels]
+    # the members k of a class for which floor(k q / n) moves: q of n, evenly spread
+    spread = (place * quota) // count[labels] != ((place - 1) * quota) // count[labels]
+    return samples.take(order[spread | (count[labels] <= quota)].sort().values)
 
 
 def moved(learner: Learner, stream: Stream, test: Seen, stage: Stage) -> dict[str, float] | None:

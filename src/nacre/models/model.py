@@ -6,6 +6,7 @@ Shapes: B images, C channels, H x W pixels; K classes.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -35,10 +36,10 @@ class Normalise(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
 
-    def learn(self, samples: Samples, chunk: int = 1024) -> None:
-        """Take mean and variance from samples, reading `chunk` images at a time."""
+    def learn(self, samples: Samples, chunk: int = 2**22) -> None:
+        """Take mean and variance from samples, reading about `chunk` values at a time."""
         total = square = torch.zeros(len(self.mean), dtype=torch.float64)
-        for rows in torch.arange(len(samples)).split(chunk):
+        for rows in torch.arange(len(samples)).split(max(1, chunk // math.prod(samples.images.shape[1:]))):
             pixels = samples.pixels(rows).to(torch.float64) / 255
             total = total + pixels.sum((0, 2, 3))
             square = square + pixels.square().sum((0, 2, 3))

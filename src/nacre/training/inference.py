@@ -16,8 +16,8 @@ from nacre.models.model import Model
 from nacre.models.output import Output
 from nacre.training.runtime import Runtime
 
-CHUNK = 512
-"""Images per forward pass."""
+CHUNK, PIXELS = 512, 2**21
+"""Most images, and most pixels of a channel, per forward pass."""
 
 
 @contextmanager
@@ -35,7 +35,8 @@ def evaluating(model: Model) -> Iterator[None]:
 def outputs(model: Model, samples: Samples, runtime: Runtime, *, decode: bool = False) -> Iterator[tuple[Tensor, Output]]:
     """Yield (normalised images, Output) for every chunk of `samples`, in their order, on the device."""
     with evaluating(model):
-        for which in torch.arange(len(samples)).split(CHUNK):
+        _, _, height, width = samples.images.shape
+        for which in torch.arange(len(samples)).split(max(1, min(CHUNK, PIXELS // (height * width)))):
             images = model.normalise(runtime.images(samples.pixels(which)))
             with runtime.autocast():
                 out = model(images.contiguous(memory_format=runtime.format), decode=decode)
