@@ -36,8 +36,6 @@ class Listing:
     classes: tuple[str, ...]
     test: Sequence[bool] | None
     """[N]: which images are test images; None where the data come without a split."""
-    problems: tuple[str, ...] = ()
-    """What is wrong with the data set beside its images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +75,7 @@ def content(path: Path) -> bytes | Unreadable:
     """A file's bytes, or why it has none."""
     try:
         if not path.is_file():  # a pipe or a device would never end
-            return Unreadable("a link to nowhere" if path.is_symlink() else "no such file" if not path.exists() else "not a file")
+            return Unreadable("a link to nowhere" if path.is_symlink() else "not a file" if path.exists() else "no such file")
         return path.read_bytes()
     except OSError as error:
         return Unreadable(error.strerror or str(error))
@@ -99,10 +97,18 @@ def walk(folder: Path, seen: frozenset[tuple[int, int]] = frozenset()) -> Iterat
         entries = sorted((entry for entry in os.scandir(folder) if not litter(entry.name)), key=lambda entry: entry.name)
     except OSError as error:
         raise NacreError(f"cannot read the folder {legible(folder)}: {error.strerror}.") from None
-    inside = [entry for entry in entries if entry.is_dir()]
+    inside = [entry for entry in entries if leads_to_a_folder(entry)]
     yield folder, [Path(entry.path) for entry in entries if entry not in inside]
     for entry in inside:
         yield from walk(Path(entry.path), seen | {here})
+
+
+def leads_to_a_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def litter(name: str) -> bool:
@@ -219,7 +225,7 @@ def opened_parquet(path: Path) -> Any:
 def row_group(path: Path, group: int, column: str) -> Any:
     """The encoded images of a row group, as an Arrow array of bytes."""
     found = opened_parquet(path).read_row_group(group, [column]).column(column).combine_chunks()
-    return found.field("bytes") if "bytes" in [child.name for child in found.type] else found
+    return found.field("bytes") if structured(found.type) else found
 
 
 def parquet_listing(root: Path, label: str = "") -> Listing:
@@ -254,10 +260,17 @@ def parquet_listing(root: Path, label: str = "") -> Listing:
 
 def holds_images(kind: Any) -> bool:
     """Whether a column's Arrow type is bytes, or a structure with bytes in it."""
-    import pyarrow as pa
+    from pyarrow import types
 
-    inner = [child.type for child in kind if child.name == "bytes"] if pa.types.is_struct(kind) else [kind]
-    return any(pa.types.is_binary(each) or pa.types.is_large_binary(each) for each in inner)
+    inner = [child.type for child in kind if child.name == "bytes"] if structured(kind) else [kind]
+    return any(types.is_binary(each) or types.is_large_binary(each) for each in inner)
+
+
+def structured(kind: Any) -> bool:
+    """Whether a column's Arrow type is a structure of named parts."""
+    from pyarrow import types
+
+    return bool(types.is_struct(kind))
 
 
 def part_of(name: str) -> str:
@@ -348,8 +361,8 @@ def columns_of(path: Path) -> Mapping[str, list[Any]]:
         return {name.lower(): values for name, values in found.items()}
     try:
         text = path.read_text(encoding="utf-8-sig")
-        dialect = csv.Sniffer().sniff(text[:4096], delimiters=",;\t") if text.strip() else csv.excel
-        rows = list(csv.DictReader(text.splitlines(), dialect=dialect, strict=True))
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise NacreError(f"{legible(path)} cannot be read as a list of path and label ({error}).") from None
     if not rows:
