@@ -80,7 +80,7 @@ def rig(known: int, decoding: Decoding | None, runtime: Runtime, options: argpar
 def bare(fit: Fit, work: Work, batch: int, steps: int, decoding: Decoding | None) -> float:
     """Seconds of forward, backward and step on tensors that are already there."""
     runtime, model, teacher, known = work.runtime, fit.model.train(), fit.teacher, work.stage.known
-    images = torch.randn(batch, *SPEC.shape, device=runtime.device).contiguous(memory_format=runtime.format)
+    images = torch.randn(batch, *fit.data.images.shape[1:], device=runtime.device).contiguous(memory_format=runtime.format)
     labels = torch.randint(0, CLASSES, (batch,), device=runtime.device)
     optimiser = fit.optim.build(model.parameters())
     share = known / CLASSES

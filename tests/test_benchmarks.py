@@ -34,3 +34,11 @@ def test_digits() -> None:
     (row,) = run("digits.py", "--methods", "finetune", "--seeds", "1", "--epochs", "1")["rows"]
     assert row["method"] == "finetune"
     assert 0 <= row["last"] <= 1
+
+
+def test_data() -> None:
+    found = run("data.py", "--device", "cpu", "--precision", "fp32", "--images", "8", "--sizes", "64", "--steps", "1", "--rounds", "1")
+    assert found["decoding"]["images_per_second"] > 0
+    assert set(found["loading"]) == {"64_resident", "64_mapped"}
+    assert found["loading"]["64_mapped"]["over_resident"] > 0
+    assert all(row["loop_over_step"] > 0 and row["loader_over_step"] > 0 for row in found["loading"].values())

@@ -11,7 +11,7 @@ import nacre
 
 PACKAGE = Path(nacre.__file__).parent
 ORDER = [
-    {"errors", "seeds", "files", "settings"},
+    {"errors", "seeds", "files", "settings", "limits"},
     {"data"},
     {"models"},
     {"losses"},

@@ -253,6 +253,10 @@ def report(
 def data(
     path: Annotated[str, typer.Argument(help="A folder with a sub-folder per class, or another path, or digits.")],
     out: Annotated[Path | None, typer.Option(help="Where the contact sheet goes; by default NAME-contact.png here.")] = None,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Draw images beside their training view, changed so, or `natural`."),
+    ] = None,
     size: SIZE = None,
     label: LABEL = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -265,7 +269,8 @@ def data(
 
         source = read(path, Reading(size=size or 0, label=label or "", skip_unreadable=True), Bar(Console(stderr=True)).decoded)
         target = out or Path(f"{slug(path)}-contact.png")
-        contact_sheet(source, target)
+        changes = dict(assignment(text) for text in view or [] if text != "natural")
+        contact_sheet(source.viewed(changes), target, viewed=bool(view))
         found = portrait(source)
         if as_json:
             print(json.dumps({**found, "contact_sheet": str(target)}, indent=1))  # noqa: T201 - the answer

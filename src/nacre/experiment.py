@@ -51,8 +51,8 @@ class Experiment:
     """Classes per stage, see `nacre.data.protocols.stage_sizes`."""
     arrival: Arrival = Arrival()
     """In which order and number classes and images arrive."""
-    augment: Augment | None = None
-    """The training view; none: what suits the images."""
+    augment: dict[str, Any] = field(default_factory=dict)
+    """What the training view does otherwise than suits the images, see `nacre.data.augment.Augment`."""
     method: Method = field(default_factory=METHODS["reconstruction"], metadata={"elsewhere": True})
     """How to learn."""
     memory: str = "auto"
@@ -81,10 +81,14 @@ class Experiment:
         except NacreError as error:
             wrong.append(str(error))
         try:
+            settings.build(Augment, rest.get("augment", {}), "augment.")
+        except NacreError as error:
+            wrong.append(str(error))
+        try:
             whole = settings.build(cls, rest)
         except NacreError as error:
             wrong.append(str(error))
-        if method is None or whole is None:
+        if method is None or whole is None or wrong:
             raise NacreError("\n".join(wrong))
         whole = replace(whole, method=method, data=placed(whole.data))
         return whole if whole.memory != "auto" else replace(whole, memory=str(whole.method.budget))
@@ -105,9 +109,7 @@ class Experiment:
 
     def stream(self, progress: Progress | None = None) -> Stream:
         """The data, in stages; `progress` hears how decoding goes."""
-        source = read(self.data, self.reading, progress)
-        if self.augment is not None:
-            source = replace(source, augment=self.augment)
+        source = read(self.data, self.reading, progress).viewed(self.augment)
         return self.arrival.stream(source, self.protocol, self.seed)
 
     def learner(self, stream: Stream, runtime: Runtime) -> Learner:
@@ -156,7 +158,7 @@ class Run:
         with seeded(experiment.seed, "model"):
             blank = experiment.method.whole(self.stream.source.spec)
         settle(self.runtime, blank, experiment.method.optim.batch)
-        self.experiment = replace(experiment, hardware=self.runtime.hardware, augment=self.stream.source.augment)
+        self.experiment = replace(experiment, hardware=self.runtime.hardware, augment=settings.plain(self.stream.source.augment))
         self.history: list[Result] = []
         self.rows: list[Row] = []
         self.random_probe = 0.0

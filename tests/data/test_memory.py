@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nacre.data.memory import EVERYTHING, Memory, PerClass, Total, budget
+from nacre.data.memory import EVERYTHING, Bytes, Memory, PerClass, Total, budget
 from nacre.data.selection import herding, random
 from nacre.data.source import Samples
 from nacre.data.stream import Stage, Stream
@@ -83,7 +83,7 @@ def test_random_looks_at_no_feature() -> None:
     assert len(set(chosen.tolist())) == 4
 
 
-@pytest.mark.parametrize("text", ["2000", "20/class", "none", "all"])
+@pytest.mark.parametrize("text", ["2000", "20/class", "5000000B", "none", "all"])
 def test_a_budget_survives_text(text: str) -> None:
     assert str(budget(text)) == text
 
@@ -92,3 +92,13 @@ def test_a_budget_survives_text(text: str) -> None:
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(NacreError, match="20/class"):
         budget(text)
+
+
+@pytest.mark.parametrize(("text", "exemplars"), [("1KB", 5), ("1152B", 6), ("1151B", 5), ("191B", 0)])
+def test_bytes_are_shared_by_the_size_of_an_image(stream: Stream, text: str, exemplars: int) -> None:
+    memory = Memory(budget(text), "random", stream.source.spec.shape)  # 3 x 8 x 8: 192 bytes an image
+    memory.update(stream[0], flat, 0)
+    assert len(memory) == exemplars // 2 * 2
+    memory.update(stream[1], flat, 0)
+    assert len(memory) == exemplars // 4 * 4
+    assert memory.images.numel() <= Bytes(int(text.rstrip("KB")) * (1000 if "K" in text else 1)).bytes

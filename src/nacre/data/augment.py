@@ -10,7 +10,7 @@ Shapes: B images, C channels, H x W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -245,6 +245,19 @@ def policies() -> dict[str, Any]:
     """
     try:
         from kornia.augmentation import auto
+        from kornia.augmentation.auto.rand_augment import rand_augment
+        from kornia.augmentation.auto.trivial_augment import trivial_augment
     except ImportError:
         raise NacreError("augment.policy needs kornia: pip install 'nacre[policies]', or set augment.policy=none.") from None
-    return {"autoaugment": auto.AutoAugment(), "randaugment": auto.RandAugment(n=2, m=9), "trivialaugment": auto.TrivialAugment()}
+    rand, trivial = (gentler(module.default_policy) for module in (rand_augment, trivial_augment))
+    return {
+        "autoaugment": auto.AutoAugment(),
+        "randaugment": auto.RandAugment(n=2, m=9, policy=rand),
+        "trivialaugment": auto.TrivialAugment(policy=trivial),
+    }
+
+
+def gentler(policy: Sequence[Sequence[tuple[str, float, Any]]]) -> Any:
+    """A policy that leaves an image to be seen: kornia adds brightness where the papers multiply by it, and keeps 0 bits."""
+    ranges = {"brightness": (0.7, 1.3), "posterize": (2.0, 8.0)}
+    return [[(name, *ranges.get(name, (low, high))) for name, low, high in step] for step in policy]

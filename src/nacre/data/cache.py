@@ -12,6 +12,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
+import mmap
 import os
 import re
 import shutil
@@ -32,7 +34,9 @@ from torch import Tensor
 
 from nacre import files
 from nacre.data.decode import Colourful, Form, Unreadable, decode
+from nacre.data.images import Images
 from nacre.errors import NacreError
+from nacre.limits import free_memory
 
 FORMAT = 1
 """Of an entry, and of what decoding gives: entries of other numbers are made anew."""
@@ -68,7 +72,7 @@ class Encoded(Protocol):
 class Decoded:
     """N decoded images."""
 
-    images: Tensor
+    images: Images
     """[N, C, H, W], uint8, mapped from disk; rows that could not be read are black."""
     reasons: Mapping[int, str]
     """Why a row could not be read."""
@@ -250,11 +254,43 @@ def cores() -> int:
 def load(place: Path, count: int, form: Form) -> Decoded:
     """Map a finished entry."""
     reasons = json.loads((place / REASONS).read_text()) if (place / REASONS).exists() else {}
-    pixels = np.memmap(place / PIXELS, np.uint8, "r", shape=(count, *form.shape))
+    with (place / PIXELS).open("rb") as file:
+        room = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    pixels = np.frombuffer(room, np.uint8, count * form.bytes).reshape(count, *form.shape)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes into images
         images = torch.from_numpy(pixels)
-    return Decoded(images, {int(row): reason for row, reason in reasons.items()}, np.fromfile(place / DIGESTS, np.uint64, count))
+    return Decoded(
+        Fetched(images, room) if count * form.bytes > free_memory() / 2 and hasattr(mmap, "MADV_WILLNEED") else images,
+        {int(row): reason for row, reason in reasons.items()},
+        np.fromfile(place / DIGESTS, np.uint64, count),
+    )
+
+
+class Fetched:
+    """Mapped images that memory cannot hold: those that are asked for are read together, and nothing that lies beside them.
+
+    Left to itself the system reads page after page, each when the one before has come, and much around it that pushes out
+    what is wanted.
+
+    Args:
+        images: [N, C, H, W], uint8, mapped.
+        room: the map.
+    """
+
+    def __init__(self, images: Tensor, room: mmap.mmap) -> None:
+        self.images = images
+        self.room = room
+        self.shape = images.shape
+        room.madvise(mmap.MADV_RANDOM)
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        """The images of `rows` [n]: [n, C, H, W], uint8."""
+        size = math.prod(self.shape[1:])
+        for row in rows.tolist():
+            start = row * size // mmap.PAGESIZE * mmap.PAGESIZE
+            self.room.madvise(mmap.MADV_WILLNEED, start, (row + 1) * size - start)
+        return self.images[rows]
 
 
 @dataclass(frozen=True)

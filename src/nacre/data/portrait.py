@@ -53,26 +53,49 @@ def channel_statistics(samples: Samples, most: int = 20_000) -> tuple[list[float
     return mean.tolist(), (square / len(some) - mean.square()).clamp_min(0).sqrt().tolist()
 
 
-def contact_sheet(source: Source, path: Path, rows: int = 24, columns: int = 12) -> None:
-    """Draw `columns` training images of each of the first `rows` classes, with their names, as PNG."""
+def contact_sheet(source: Source, path: Path, *, viewed: bool = False, rows: int = 24, columns: int = 12) -> None:
+    """Draw `columns` training images of each of the first `rows` classes, with their names, as PNG.
+
+    Args:
+        source: the data set.
+        path: of the picture.
+        viewed: draw half as many images, each with what training sees of it to its right.
+        rows: most classes.
+        columns: most pictures of a class; even.
+    """
     _, height, width = source.spec.shape
     side = max(32, min(96, max(height, width)))
-    draw = generator(0, "contact sheet")
     shown = source.classes[:rows]
+    chosen = [some(source.train, label, columns // 2 if viewed else columns) for label in range(len(shown))]
+    labels = torch.cat([torch.full((len(images),), label) for label, images in enumerate(chosen)])
+    views = views_of(torch.cat(chosen), source)
     font = ImageFont.load_default(13)
     margin, gap = 190, 4
     sheet = Image.new("RGB", (margin + columns * (side + gap) + 12, len(shown) * (side + gap) + 16), PAPER)
     pen = ImageDraw.Draw(sheet)
     for row, name in enumerate(shown):
-        mine = torch.nonzero(source.train.labels == row).flatten()
-        some = mine[torch.randperm(len(mine), generator=draw)[:columns]]
         top = 8 + row * (side + gap)
         pen.text((12, top + side // 2 - 8), shortened(name, font, margin - 24), fill=INK, font=font)
-        for column, image in enumerate(source.train.pixels(some)):
+        pairs = torch.stack([chosen[row], views[labels == row]], 1).flatten(0, 1) if viewed else chosen[row]
+        for column, image in enumerate(pairs):
             sheet.paste(tile(image, side), (margin + column * (side + gap), top))
     out = io.BytesIO()
     sheet.save(out, "PNG")
     files.write(path, out.getvalue())
+
+
+def some(samples: Samples, label: int, count: int) -> Tensor:
+    """Up to `count` images of a class, drawn at random, always the same."""
+    mine = torch.nonzero(samples.labels == label).flatten()
+    return samples.pixels(mine[torch.randperm(len(mine), generator=generator(0, "contact sheet", label))[:count]])
+
+
+def views_of(images: Tensor, source: Source) -> Tensor:
+    """What training sees of images [n, C, H, W]; they meet in a drawn order, so that other classes are mixed in."""
+    draw = generator(0, "views")
+    order = torch.randperm(len(images), generator=draw)
+    seen = source.augment(images[order], torch.rand(len(images), source.augment.draws, generator=draw))
+    return torch.empty_like(images).index_copy(0, order, seen)
 
 
 def shortened(name: str, font: Any, width: int) -> str:

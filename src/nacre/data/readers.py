@@ -22,6 +22,7 @@ from nacre.data import arrays, cache
 from nacre.data.augment import Augment, natural_augment
 from nacre.data.cache import Encoded, Progress
 from nacre.data.decode import Form, Look, Unreadable, common_form, framed, look
+from nacre.data.images import Images
 from nacre.data.listing import Listing, folder_listing, legible, list_listing, litter, parquet_listing
 from nacre.data.source import Samples, Source
 from nacre.data.torchvision import torchvision_arrays
@@ -250,7 +251,7 @@ def filled_classes(labels: Tensor, usable: Tensor, listing: Listing) -> tuple[Te
 
 
 def divided(
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     classes: tuple[str, ...],
     test: list[bool] | None,

@@ -5,25 +5,17 @@ Shapes: N images in store, n samples in a view, C channels, H x W pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nacre import settings
 from nacre.data.augment import Augment
+from nacre.data.images import Chain, Images
 from nacre.errors import NacreError
-
-
-class Images(Protocol):
-    """Where pixels lie: a uint8 tensor [N, C, H, W], in memory or mapped from disk, or several of them in a row."""
-
-    @property
-    def shape(self) -> torch.Size:
-        """[N, C, H, W]."""
-
-    def __getitem__(self, rows: Tensor, /) -> Tensor:
-        """The images of `rows` [n], int64: [n, C, H, W], uint8."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,28 +62,6 @@ class Samples:
         return self.images[self.rows[which]]
 
 
-@dataclass(frozen=True, eq=False)
-class Chain:
-    """Two stores of images read as one."""
-
-    first: Images
-    second: Images
-
-    @property
-    def shape(self) -> torch.Size:
-        """[N, C, H, W] of both together."""
-        return torch.Size((self.first.shape[0] + self.second.shape[0], *self.first.shape[1:]))
-
-    def __getitem__(self, rows: Tensor, /) -> Tensor:
-        """The images of `rows`, each from the store it lies in: [n, C, H, W], uint8."""
-        edge = self.first.shape[0]
-        late = rows >= edge
-        out = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8)
-        out[~late] = self.first[rows[~late]]
-        out[late] = self.second[rows[late] - edge]
-        return out
-
-
 @dataclass(frozen=True)
 class ImageSpec:
     """What a model must know of the images it will see."""
@@ -132,6 +102,14 @@ class Source:
             empty = [self.classes[i] for i in torch.nonzero(count == 0).flatten().tolist()]
             if empty:
                 raise NacreError(f"no {part} image of {', '.join(empty[:5])}: every class needs at least one")
+
+    def viewed(self, changes: Mapping[str, Any]) -> Source:
+        """The same images under a training view that is changed in some fields of `Augment`.
+
+        Raises:
+            NacreError: there is no such field, or a value does not fit.
+        """
+        return replace(self, augment=settings.build(Augment, {**settings.plain(self.augment), **changes}, "augment."))
 
     @property
     def spec(self) -> ImageSpec:

@@ -16,7 +16,7 @@ from nacre.models.model import Model
 from nacre.models.output import Output
 from nacre.training.runtime import Runtime
 
-CHUNK, PIXELS = 512, 2**21
+CHUNK, PIXELS = 256, 2**18
 """Most images, and most pixels of a channel, per forward pass."""
 
 

@@ -16,8 +16,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from nacre.errors import NacreError
+from nacre.limits import free_memory
 from nacre.models.norm import BatchNorm
-from nacre.training.limits import free_memory
 
 M = TypeVar("M", bound=nn.Module)
 
