@@ -38,10 +38,11 @@ from nacre.data.stream import Stage
 from nacre.losses.classification import CrossEntropy
 from nacre.losses.loss import Loss
 from nacre.methods.finetune import Finetune
+from nacre.training.deck import Deck
 from nacre.training.journal import Journal
 from nacre.training.knowledge import Knowledge
 from nacre.training.optim import Optim
-from nacre.training.phases import Deck, Fit, Watch, Work
+from nacre.training.phases import Fit, Watch, Work
 from nacre.training.runtime import Hardware, Runtime
 from nacre.training.speed import settle
 

@@ -81,7 +81,7 @@ def bare(fit: Fit, work: Work, batch: int, steps: int, decoding: Decoding | None
     """Seconds of forward, backward and step on tensors that are already there."""
     runtime, model, teacher, known = work.runtime, fit.model.train(), fit.teacher, work.stage.known
     images = torch.randn(batch, *fit.data.images.shape[1:], device=runtime.device).contiguous(memory_format=runtime.format)
-    labels = torch.randint(0, CLASSES, (batch,), device=runtime.device)
+    labels = torch.randint(0, model.classes, (batch,), device=runtime.device)
     optimiser = fit.optim.build(model.parameters())
     share = known / CLASSES
     synchronise(runtime)

@@ -149,22 +149,32 @@ try:  # a control group counts the page cache too, and drops it
 except OSError:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     print("ulimit -d", file=sys.stderr)
-os.execv(sys.executable, [sys.executable, "-m", "nacre", *sys.argv[2:]])
+from torch import nn
+from nacre.cli import app
+from nacre.models.backbones import BACKBONES, Backbone, conv_norm
+class Glance(Backbone):  # next to no computing, so that the data are what takes time and room
+    dim = 16
+    def __init__(self, channels):
+        Backbone.__init__(self)
+        self.stage = conv_norm(channels, 16, stride=8)
+    def forward(self, images):
+        return (self.stage(images),)
+BACKBONES["glance"] = Glance
+app(sys.argv[2:], prog_name="nacre")
 """
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits on memory")
 def test_more_images_than_memory_allows(tmp_path: Path) -> None:
-    count, side, limit = 75_000, 64, 900 * 10**6
+    count, side, limit = 15_000, 128, 700 * 10**6
     assert count * 3 * side * side > limit
     tiny = [saved(Image.new("RGB", (8, 8), (60 * (n % 4), 100, n)), "PNG") for n in range(256)]
     table = pa.table({"image": [tiny[n % 256] for n in range(count)], "label": [n % 4 for n in range(count)]})
     parquet.write_table(table, tmp_path / "big.parquet")
-    arguments = ["run", "--method", "finetune", "--backbone", "small", "--data", str(tmp_path / "big.parquet"), "--quiet"]
+    arguments = ["run", "--method", "finetune", "--backbone", "glance", "--data", str(tmp_path / "big.parquet"), "--quiet"]
     arguments += ["--size", str(side), "--protocol", "b0-inc2", "--epochs", "1", "--out", str(tmp_path / "run"), "--device", "cpu"]
-    for setting in ("optim.batch=16", "reading.test=0.02", "hardware.precision=fp32", "hardware.layout=contiguous"):
+    for setting in ("optim.batch=64", "hardware.precision=fp32", "hardware.layout=contiguous"):
         arguments += ["--set", setting]
     process = subprocess.run([sys.executable, "-c", LIMIT, str(limit), *arguments], capture_output=True, text=True, check=False)
     for group in Path("/sys/fs/cgroup/memory").glob("nacre-test-*"):

@@ -1,4 +1,4 @@
-"""Schedules, the deck of a fit, lent trainability, and what a learner refuses."""
+"""Schedules, lent trainability, and what a learner refuses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from nacre.data.augment import Augment
 from nacre.data.memory import NOTHING
 from nacre.data.source import ImageSpec, Samples
 from nacre.data.stream import Stream
@@ -21,7 +20,7 @@ from nacre.models.model import build_model
 from nacre.training.learner import Learner
 from nacre.training.method import Decoding
 from nacre.training.optim import Optim
-from nacre.training.phases import Deck, trainable
+from nacre.training.phases import trainable
 from nacre.training.runtime import Hardware, Runtime
 
 
@@ -52,49 +51,6 @@ def test_the_optimiser_descends(name: Any) -> None:
     weight.grad = torch.ones(3)
     optimiser.step()
     assert (weight < 1).all()
-
-
-def deck(n: int, batch: int, rank: int = 0, world: int = 1) -> Deck:
-    images = torch.arange(n, dtype=torch.uint8).reshape(n, 1, 1, 1)
-    runtime = SimpleNamespace(
-        device=torch.device("cpu"), rank=rank, world=world, images=lambda x: x, pinned=lambda x: x, free_bytes=lambda: 2**30
-    )
-    return Deck(Samples.of(images, torch.arange(n)), Augment(), cast(Runtime, runtime), batch)
-
-
-@pytest.mark.parametrize(("n", "batch"), [(10, 4), (10, 10), (7, 100), (9, 1)])
-def test_an_epoch_shows_every_sample_once_in_batches_of_equal_size(n: int, batch: int) -> None:
-    steps = list(deck(n, batch).epoch(0, 0))
-    assert sorted(label for _, labels, _ in steps for label in labels.tolist()) == list(range(n))
-    assert all(torch.equal(view.pixels.flatten().long(), labels) for view, labels, _ in steps)
-    sizes = [len(labels) for _, labels, _ in steps]
-    assert len(sizes) == math.ceil(n / batch)
-    assert max(sizes) <= batch
-    assert max(sizes) - min(sizes) <= 1
-    assert all(share == 1 for _, _, share in steps)
-
-
-def test_epochs_differ_and_repeat_with_their_place() -> None:
-    first, again, other = (torch.cat([labels for _, labels, _ in deck(50, 8).epoch(0, epoch)]) for epoch in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-def test_processes_part_every_batch_and_their_means_average_to_the_batchs() -> None:
-    whole = list(deck(23, 7).epoch(0, 0))
-    parts = [list(deck(23, 7, rank, 3).epoch(0, 0)) for rank in range(3)]
-    for one, *shares in zip(whole, *parts, strict=True):
-        assert sorted(one[1].tolist()) == sorted(label for _, labels, _ in shares for label in labels.tolist())
-        average = sum(labels.float().mean() * share for _, labels, share in shares) / 3
-        assert float(average) == pytest.approx(float(one[1].float().mean()))
-
-
-def test_what_does_not_fit_on_the_device_is_read_batch_by_batch() -> None:
-    small = deck(40, 8)
-    large = deck(40, 8)
-    large.resident = None
-    for (first, _, _), (second, _, _) in zip(small.epoch(0, 0), large.epoch(0, 0), strict=True):
-        assert torch.equal(first.pixels, second.pixels)
 
 
 def test_trainability_is_lent() -> None:

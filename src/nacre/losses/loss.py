@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from torch import Tensor
@@ -28,11 +28,21 @@ class Batch:
     """[B], int64: labels of the images that are mixed in; None where nothing is mixed."""
     share: Tensor | None = None
     """[B]: weight of `labels` against `partner`, in [0.5, 1]."""
+    fresh: int | None = None
+    """How many samples, the first ones, are new; the others were remembered and joined the step. None where nothing joins."""
+    stored: Tensor | None = None
+    """[B - fresh, K]: what was remembered beside the images."""
+    remembered: Batch | None = None
+    """Remembered samples that stand beside this batch."""
 
     @property
     def clean(self) -> Tensor:
         """What a decoder is asked for: [B, C, H, W]."""
         return self.images if self.target is None else self.target
+
+    def beside(self, remembered: Batch) -> Batch:
+        """This batch with another one beside it."""
+        return replace(self, remembered=remembered)
 
 
 @dataclass(frozen=True, eq=False)

@@ -124,12 +124,12 @@ class Runtime:
             self._compiled = {id(model): torch.compile(model)}
         return self._compiled[id(model)]
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def average(self, gradients: Iterable[Tensor | None]) -> None:
         """Replace every gradient by its mean over the processes, in one message."""
         if self.world > 1:
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            flat = cast(Tensor, self.fabric.all_reduce(torch.cat([g.reshape(-1) for g in gradients]), reduce_op="mean"))
-            for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            there = [gradient for gradient in gradients if gradient is not None]
+            flat = cast(Tensor, self.fabric.all_reduce(torch.cat([gradient.reshape(-1) for gradient in there]), reduce_op="mean"))
+            for gradient, mean in zip(there, flat.split([gradient.numel() for gradient in there]), strict=True):
                 gradient.copy_(mean.view(gradient.shape))
 
     def free_bytes(self) -> int:

@@ -1,0 +1,102 @@
+"""How much each parameter matters to what was learnt, and the term that holds it there.
+
+Shapes: n images, K classes, P parameters; a parameter's importance and anchor have its shape, of the classes known then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from nacre.losses.loss import Step, Term
+from nacre.models.model import Model
+
+Outcome = Callable[[Tensor, Tensor], Tensor]
+"""Logits [K] of one image and a uniform number -> a scalar whose gradient tells what matters."""
+
+
+def anchored(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters that answer: those of backbone and head."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if name.startswith(("backbone.", "head.")))
+
+
+def importance(model: Model, images: Tensor, uniform: Tensor, outcome: Outcome, power: int) -> dict[str, Tensor]:
+    """Sum over images of |d outcome / d parameter| to a power, sample by sample: by parameter name.
+
+    Args:
+        model: in inference form, so that no image sees another through a batch norm.
+        images: [n, C, H, W], normalised.
+        uniform: [n], in [0, 1).
+        outcome: see `Outcome`.
+        power: 1 or 2.
+    """
+
+    def one(parameters: dict[str, Tensor], image: Tensor, chance: Tensor) -> Tensor:
+        return outcome(functional_call(model, parameters, (image[None],)).logits[0], chance)
+
+    parameters = {name: parameter.detach() for name, parameter in anchored(model)}
+    gradients = vmap(grad(one), in_dims=(None, 0, 0))(parameters, images, uniform)
+    return {name: gradient.abs().pow(power).sum(0) for name, gradient in gradients.items()}
+
+
+def log_likelihood(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Log probability of a label drawn from the model's own answer: its squared gradient is the Fisher information's diagonal.
+
+    With the true labels instead it would be the empirical Fisher, which is another thing (van de Ven, ICLR blog posts 2025).
+    """
+    own = logits.detach().softmax(0).cumsum(0)
+    drawn = (own[:-1] < uniform).sum()
+    chosen = torch.arange(len(logits), device=logits.device) == drawn
+    return torch.where(chosen, logits.log_softmax(0), 0).sum()
+
+
+def squared_length(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Squared length of the answer (Aljundi et al., ECCV 2018, eq. 5)."""
+    return logits.square().sum()
+
+
+class Elastic(Term):
+    """sum_i importance_i (theta_i - anchor_i)^2; classes that came later are free.
+
+    Args:
+        weights: importance by parameter name.
+        anchors: where the parameters were, by name.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], anchors: Mapping[str, Tensor]) -> None:
+        self.shapes: Final = {name: anchor.shape for name, anchor in anchors.items()}
+        self.weights = flat(weights[name] for name in anchors)
+        self.anchors = flat(anchors.values())
+
+    def __call__(self, step: Step) -> Tensor:
+        """A scalar, 0 or more."""
+        return (self.weights * (self.known(dict(anchored(step.model))) - self.anchors).square()).sum()
+
+    def pull(self, model: Model) -> dict[str, Tensor]:
+        """The gradient of this term by parameter name; zero for what came later."""
+        here = dict(anchored(model))
+        parts = (2 * self.weights * (self.known(here).detach() - self.anchors)).split([shape.numel() for shape in self.shapes.values()])
+        pieces = zip(self.shapes.items(), parts, strict=True)
+        return {name: enlarged(part.view(shape), here[name].shape) for (name, shape), part in pieces}
+
+    def known(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The anchored part of all parameters: [P]."""
+        return flat(parameters[name][tuple(slice(size) for size in shape)] for name, shape in self.shapes.items())
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """Tensors as one vector."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def enlarged(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """A tensor in the corner of zeros of a larger shape, as rows of new classes begin."""
+    if tensor.shape == shape:
+        return tensor
+    out = tensor.new_zeros(shape)
+    out[tuple(slice(size) for size in tensor.shape)] = tensor
+    return out

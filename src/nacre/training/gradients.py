@@ -1,0 +1,111 @@
+"""What a method does to gradients between backward and step.
+
+Each is a module, so that what it gathers over a fit is journalled with the model and a killed fit goes on bit-equal.
+
+Shapes: P parameters in all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nacre.losses.importance import Elastic, anchored
+from nacre.losses.loss import Step
+from nacre.models.model import Model
+from nacre.training.runtime import Runtime
+
+
+class Gradients(nn.Module, ABC):
+    """Sees every step of a fit twice: when its gradients are there, and when it is done."""
+
+    @abstractmethod
+    def before(self, step: Step, runtime: Runtime) -> None:
+        """The gradients are there, averaged over the processes; they may be changed."""
+
+    def after(self, model: Model) -> None:
+        """The optimiser has stepped."""
+
+
+class NoConflict(Gradients):
+    """Takes away what would raise the loss of the remembered samples (Chaudhry et al., ICLR 2019, eq. 11: A-GEM)."""
+
+    def before(self, step: Step, runtime: Runtime) -> None:
+        """G - (g . r) / (r . r) r wherever g . r < 0, with r the gradient of the samples beside the batch."""
+        if step.batch.remembered is None:
+            return
+        parameters = [parameter for parameter in step.model.parameters() if parameter.grad is not None]
+        with torch.enable_grad(), runtime.autocast():
+            out = step.model(step.batch.remembered.images)
+        reference = list(torch.autograd.grad(F.cross_entropy(out.logits, step.batch.remembered.labels), parameters, materialize_grads=True))
+        runtime.average(reference)
+        gradients = [parameter.grad for parameter in parameters]
+        dot, square = inner(gradients, reference), inner(reference, reference)
+        scale = torch.where(dot < 0, dot / square.clamp_min(1e-30), 0)  # on the device: the step waits for nothing
+        for gradient, other in zip(gradients, reference, strict=True):
+            assert gradient is not None
+            gradient.sub_(scale * other)
+
+
+def inner(first: list[Tensor | None] | list[Tensor], second: list[Tensor]) -> Tensor:
+    """The inner product of two lists of tensors: a scalar."""
+    return torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True) if a is not None]).sum()
+
+
+class Project(Gradients):
+    """Keeps weights from moving within what earlier inputs of their layers span (Saha et al., ICLR 2021, eq. 8: GPM).
+
+    Args:
+        bases: by parameter name, orthonormal columns [inputs, r] of the space that must not be touched.
+    """
+
+    def __init__(self, bases: Mapping[str, Tensor]) -> None:
+        nn.Module.__init__(self)
+        self.bases = dict(bases)
+
+    def before(self, step: Step, runtime: Runtime) -> None:
+        """Each gradient, as a matrix of outputs by inputs, minus its part in the layer's space."""
+        for name, parameter in step.model.named_parameters():
+            if name in self.bases and parameter.grad is not None:
+                gradient, basis = parameter.grad.flatten(1), self.bases[name]
+                parameter.grad.sub_((gradient @ basis @ basis.T).view_as(parameter.grad))
+
+
+class Path(Gradients):
+    """Adds up how far each parameter's steps lowered the loss (Zenke et al., ICML 2017, eq. 3: SI).
+
+    Args:
+        model: whose path it is.
+        pull: the elastic term that the loss holds, and its weight; its own gradient is not the data's and does not count.
+    """
+
+    def __init__(self, model: Model, pull: tuple[Elastic, float] | None) -> None:
+        nn.Module.__init__(self)
+        self.pull = pull
+        self._gradient: dict[str, Tensor] = {}
+        self._start: dict[str, Tensor] = {}
+        for name, parameter in anchored(model):
+            self.register_buffer(name.replace(".", "/"), torch.zeros_like(parameter))
+
+    def before(self, step: Step, runtime: Runtime) -> None:
+        """Note gradients and places."""
+        self._start = {name: parameter.detach().clone() for name, parameter in anchored(step.model)}
+        self._gradient = {name: parameter.grad.clone() for name, parameter in anchored(step.model) if parameter.grad is not None}
+        if self.pull is not None:
+            elastic, weight = self.pull
+            for name, gradient in elastic.pull(step.model).items():
+                self._gradient[name] -= weight * gradient
+
+    def after(self, model: Model) -> None:
+        """Add minus gradient times step."""
+        for name, parameter in anchored(model):
+            if name in self._gradient:
+                self.get_buffer(name.replace(".", "/")).sub_(self._gradient[name] * (parameter.detach() - self._start[name]))
+
+    def lengths(self) -> dict[str, Tensor]:
+        """What was added up, by parameter name."""
+        return {name.replace("/", "."): buffer for name, buffer in self.named_buffers()}
