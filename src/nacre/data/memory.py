@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nacre.data.cache import amount
 from nacre.data.selection import SELECTIONS
@@ -93,6 +94,8 @@ def budget(text: str) -> Budget:
 class Memory:
     """Exemplars: uint8 images and labels, by class in order of arrival, within a class the most worthy first.
 
+    Beside them, where a method asks for it, `stored` [M, K]: the model's logits when each was remembered, -inf for later classes.
+
     Args:
         budget: how many may be kept.
         selection: how they are chosen, see `SELECTIONS`.
@@ -105,6 +108,7 @@ class Memory:
         self.select = choose("selection", selection, SELECTIONS)
         self.images = torch.empty(0, *shape, dtype=torch.uint8)
         self.labels = torch.empty(0, dtype=torch.long)
+        self.stored = torch.empty(0, 0)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -113,22 +117,37 @@ class Memory:
         """The exemplars as samples."""
         return Samples.of(self.images, self.labels)
 
-    def update(self, stage: Stage, features_of: Callable[[Samples], Tensor], seed: int) -> None:
+    def update(
+        self,
+        stage: Stage,
+        features_of: Callable[[Samples], Tensor],
+        seed: int,
+        answers_of: Callable[[Samples], Tensor] | None = None,
+    ) -> None:
         """Choose exemplars of the classes that the stage brought images of, and cut the others to their new share.
 
         Args:
             stage: the stage just learnt; images of a known class compete with its exemplars for its share.
             features_of: samples [n] -> features [n, D].
             seed: of the run, for selections that draw.
+            answers_of: samples [n] -> logits [n, seen], to be stored beside those that are remembered now; None: nothing is.
         """
         quota = self.budget.quota(stage.seen, math.prod(self.images.shape[1:]))
         kept = [self.samples().take(torch.empty(0, dtype=torch.long))]
+        stored = [self.stored.new_empty(0, self.stored.shape[1])]
         for label in range(stage.seen if quota else 0):
             one = range(label, label + 1)
             mine, fresh = self.samples().among(one), stage.train.among(one)
-            kept.append((mine + fresh).take(self._choice(mine, fresh, quota, features_of, seed, stage.index, label)))
+            choice = self._choice(mine, fresh, quota, features_of, seed, stage.index, label)
+            kept.append((mine + fresh).take(choice))
+            stored.append(F.pad(self.stored[mine.rows], (0, 0, 0, len(fresh)), value=-torch.inf)[choice])
         self.images = torch.cat([samples.pixels() for samples in kept])
         self.labels = torch.cat([samples.labels for samples in kept])
+        self.stored = torch.cat(stored)
+        if answers_of is not None:
+            self.stored = F.pad(self.stored, (0, stage.seen - self.stored.shape[1]), value=-torch.inf)
+            new = self.stored.isneginf().all(1)
+            self.stored[new] = answers_of(self.samples().take(new)).cpu() if new.any() else self.stored[new]
 
     def _choice(
         self, mine: Samples, fresh: Samples, quota: int, features_of: Callable[[Samples], Tensor], seed: int, stage: int, label: int
@@ -142,7 +161,7 @@ class Memory:
 
     def state(self) -> dict[str, Tensor]:
         """What a model file keeps of the memory."""
-        return {"images": self.images, "labels": self.labels}
+        return {"images": self.images, "labels": self.labels, "stored": self.stored}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take back what `state` gave.
@@ -150,7 +169,9 @@ class Memory:
         Raises:
             NacreError: the images have another shape, or labels are missing.
         """
-        images, labels = state["images"], state["labels"]
+        images, labels, stored = state["images"], state["labels"], state["stored"]
         if images.shape[1:] != self.images.shape[1:] or images.dtype != torch.uint8 or labels.shape != images.shape[:1]:
             raise NacreError(f"exemplars of shape {tuple(images.shape)} with {tuple(labels.shape)} labels are not of these images")
-        self.images, self.labels = images, labels
+        if stored.ndim != 2 or len(stored) not in (0, len(images)):
+            raise NacreError(f"what is stored beside {len(images)} exemplars has shape {tuple(stored.shape)}")
+        self.images, self.labels, self.stored = images, labels, stored

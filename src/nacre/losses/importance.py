@@ -100,3 +100,8 @@ def enlarged(tensor: Tensor, shape: torch.Size) -> Tensor:
     out = tensor.new_zeros(shape)
     out[tuple(slice(size) for size in tensor.shape)] = tensor
     return out
+
+
+def grown(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by name, each enlarged to the shape that the new one of its name has."""
+    return {name: enlarged(tensor, new[name].shape) for name, tensor in old.items()}

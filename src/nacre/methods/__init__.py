@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from nacre.methods.agem import AGEM
+from nacre.methods.derpp import DERpp
+from nacre.methods.erace import ERACE
+from nacre.methods.ewc import EWC
 from nacre.methods.finetune import Finetune
+from nacre.methods.gdumb import GDumb
+from nacre.methods.icarl import ICaRL
 from nacre.methods.joint import Joint
+from nacre.methods.lwf import LwF
+from nacre.methods.mas import MAS
 from nacre.methods.reconstruction import Reconstruction, ReconstructionPlain
 from nacre.methods.replay import Replay
+from nacre.methods.si import SI
+from nacre.methods.wa import WA
 from nacre.training.method import Method
 
 METHODS: dict[str, type[Method]] = {
     "reconstruction": Reconstruction,
     "reconstruction-plain": ReconstructionPlain,
     "finetune": Finetune,
-    "replay": Replay,
     "joint": Joint,
+    "ewc": EWC,
+    "si": SI,
+    "mas": MAS,
+    "agem": AGEM,
+    "lwf": LwF,
+    "icarl": ICaRL,
+    "wa": WA,
+    "replay": Replay,
+    "er-ace": ERACE,
+    "der++": DERpp,
+    "gdumb": GDumb,
 }

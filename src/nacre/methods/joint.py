@@ -9,6 +9,7 @@ from nacre.data.memory import EVERYTHING
 from nacre.data.stream import Stage
 from nacre.losses.classification import CrossEntropy
 from nacre.losses.loss import Loss
+from nacre.methods.shared import afresh, seen_samples
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Method
 from nacre.training.phases import Fit, Phase, Remember
@@ -21,16 +22,14 @@ class Joint(Method):
     family = "upper bound"
     paper = "Masana et al., TPAMI 2022"
     budget = EVERYTHING
+    needs = frozenset({"exemplars"})
 
     def grow(self, knowledge: Knowledge, stage: Stage) -> None:
-        """Start afresh, but for the normalisation."""
-        old = knowledge.model
-        knowledge.model = self.whole(old.spec)
-        knowledge.model.normalise = old.normalise
-        knowledge.model.grow(stage.seen)
+        """Start afresh."""
+        afresh(self, knowledge, stage)
 
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """One fit, then keep every image."""
-        data = stage.train + knowledge.memory.samples()
+        data = seen_samples(knowledge, stage)
         yield Fit(Loss(classification=CrossEntropy()), data, knowledge.model, optim=self.optim_of(stage))
         yield Remember()

@@ -31,6 +31,7 @@ class Reconstruction(Method):
     family = "representation"
     paper = "CN113222100A, public abstract"
     budget = PerClass(20)
+    needs = frozenset({"exemplars", "old model"})
 
     head: str = "cosine"
     decoding: Decoding | None = Decoding()
@@ -55,6 +56,7 @@ class ReconstructionPlain(Method):
     family = "representation"
     paper = "CN113222100A, public abstract"
     budget = PerClass(20)
+    needs = frozenset({"exemplars", "old model"})
 
     head: str = "cosine"
     decoding: Decoding | None = Decoding()

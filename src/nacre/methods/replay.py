@@ -9,6 +9,7 @@ from nacre.data.memory import PerClass
 from nacre.data.stream import Stage
 from nacre.losses.classification import CrossEntropy
 from nacre.losses.loss import Loss
+from nacre.methods.shared import seen_samples
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Method
 from nacre.training.phases import Fit, Phase, Remember
@@ -21,9 +22,10 @@ class Replay(Method):
     family = "replay"
     paper = "Masana et al., TPAMI 2022"
     budget = PerClass(20)
+    needs = frozenset({"exemplars"})
 
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """One fit, then the exemplars."""
-        data = stage.train + knowledge.memory.samples()
+        data = seen_samples(knowledge, stage)
         yield Fit(Loss(classification=CrossEntropy()), data, knowledge.model, optim=self.optim_of(stage))
         yield Remember()

@@ -2,15 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nacre.data.source import Samples
 from nacre.data.stream import Stage
 from nacre.losses.classification import CrossEntropy
 from nacre.losses.distillation import Distillation
+from nacre.losses.importance import Elastic, Outcome, anchored, importance
 from nacre.losses.loss import Loss
 from nacre.models.heads import NearestMean
-from nacre.training.inference import features
-from nacre.training.knowledge import Knowledge
+from nacre.models.model import Model
+from nacre.seeds import generator
+from nacre.training.inference import evaluating, features
+from nacre.training.knowledge import Knowledge, below
+from nacre.training.method import Method
 from nacre.training.optim import Optim
 from nacre.training.phases import Adjust, Fit, Work
+
+
+def afresh(method: Method, knowledge: Knowledge, stage: Stage) -> None:
+    """Begin with fresh weights, but for the normalisation, and room for the stage's classes."""
+    old = knowledge.model
+    knowledge.model = method.whole(old.spec)
+    knowledge.model.normalise = old.normalise
+    knowledge.model.grow(stage.seen)
+
+
+def seen_samples(knowledge: Knowledge, stage: Stage) -> Samples:
+    """New images and exemplars together."""
+    return stage.train + knowledge.memory.samples()
+
+
+def classification(knowledge: Knowledge, stage: Stage) -> CrossEntropy:
+    """Cross-entropy over all classes seen; without exemplars no image of a known class is at hand, so over the new ones alone."""
+    return CrossEntropy(first=0 if len(knowledge.memory) else stage.known)
+
+
+def importance_of(work: Work, outcome: Outcome, power: int, most: int, chunk: int = 32) -> dict[str, Tensor]:
+    """Mean importance of every parameter over `most` of the stage's images, or over all of them where there are fewer."""
+    model, train = work.knowledge.model, work.stage.train
+    draw = generator(work.seed, "importance", work.stage.index)
+    some = train.take(torch.randperm(len(train), generator=draw)[:most])
+    uniform = torch.rand(len(some), generator=draw).to(work.runtime.device)
+    total: dict[str, Tensor] = {}
+    with evaluating(model):
+        for rows in torch.arange(len(some)).split(chunk):
+            images = model.normalise(work.runtime.images(some.pixels(rows)))
+            found = importance(model, images, uniform[rows], outcome, power)
+            total = {name: total[name] + value if total else value for name, value in found.items()}
+    return {name: value / len(some) for name, value in total.items()}
+
+
+def places(model: Model) -> dict[str, Tensor]:
+    """Where the answering parameters are now, by name."""
+    return {name: parameter.detach().clone() for name, parameter in anchored(model)}
+
+
+def elastic(knowledge: Knowledge) -> Elastic | None:
+    """The term that holds what earlier stages found important; None in the first stage."""
+    weights, anchors = below("importance", knowledge.statistics), below("anchor", knowledge.statistics)
+    return Elastic(weights, anchors) if anchors else None
+
+
+def keep(knowledge: Knowledge, weights: Mapping[str, Tensor], anchors: Mapping[str, Tensor]) -> None:
+    """Let importance and anchors survive the stage."""
+    for kind, tensors in (("importance", weights), ("anchor", anchors)):
+        knowledge.statistics |= {f"{kind}/{name}": tensor for name, tensor in tensors.items()}
 
 
 def distilling_fit(knowledge: Knowledge, stage: Stage, temperature: float, optim: Optim) -> Fit:
@@ -20,12 +80,8 @@ def distilling_fit(knowledge: Knowledge, stage: Stage, temperature: float, optim
     known class is at hand, so classification looks at the new classes' logits alone.
     """
     share = stage.known / stage.seen
-    exemplars = knowledge.memory.samples()
-    loss = Loss(
-        classification=(1 - share) * CrossEntropy(first=0 if len(exemplars) else stage.known),
-        distillation=share * Distillation(temperature),
-    )
-    return Fit(loss, stage.train + exemplars, knowledge.model, teacher=knowledge.teacher, optim=optim)
+    loss = Loss(classification=(1 - share) * classification(knowledge, stage), distillation=share * Distillation(temperature))
+    return Fit(loss, seen_samples(knowledge, stage), knowledge.model, teacher=knowledge.teacher, optim=optim)
 
 
 def class_means() -> Adjust:
@@ -40,3 +96,14 @@ def class_means() -> Adjust:
         readout.learn(found, samples.labels.to(found.device), work.stage.seen)
 
     return Adjust("class means", learn)
+
+
+def aligned(stage: Stage) -> Adjust:
+    """Scale the new classes' rows of the head to the old ones' mean norm (Zhao et al., CVPR 2020, eq. 6-8)."""
+
+    def align(work: Work) -> None:
+        norms = work.knowledge.model.head.rows.weight.norm(dim=1)
+        if stage.known:
+            work.knowledge.model.head.rows.weight[stage.known :] *= norms[: stage.known].mean() / norms[stage.known :].mean()
+
+    return Adjust("align rows", align)

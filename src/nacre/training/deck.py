@@ -116,7 +116,8 @@ class Deck:
 @contextmanager
 def ahead(items: Iterator[Tensor], depth: int = 3) -> Iterator[Iterator[Tensor]]:
     """Make items on a thread, up to `depth` of them before they are asked for; an error comes where its item would have come."""
-    with ThreadPoolExecutor(1, "prefetch") as pool:
+    # one thread of arithmetic there: a second team of threads would fight with the step's over the cores
+    with ThreadPoolExecutor(1, "prefetch", torch.set_num_threads, (1,)) as pool:
         waiting = deque(pool.submit(next, items, None) for _ in range(depth))
 
         def taken() -> Iterator[Tensor]:

@@ -97,8 +97,8 @@ class Path(Gradients):
         self._gradient = {name: parameter.grad.clone() for name, parameter in anchored(step.model) if parameter.grad is not None}
         if self.pull is not None:
             elastic, weight = self.pull
-            for name, gradient in elastic.pull(step.model).items():
-                self._gradient[name] -= weight * gradient
+            pulls = elastic.pull(step.model)
+            self._gradient = {name: own - weight * pulls[name] if name in pulls else own for name, own in self._gradient.items()}
 
     def after(self, model: Model) -> None:
         """Add minus gradient times step."""

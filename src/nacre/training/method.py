@@ -17,6 +17,9 @@ from nacre.training.knowledge import Knowledge
 from nacre.training.optim import Optim
 from nacre.training.phases import Fit, Phase
 
+NEEDS = ("exemplars", "old model", "growing size", "pre-training")
+"""What a method may need: remembered images, the model of the stage before, a network that grows, a backbone that others trained."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
@@ -60,6 +63,8 @@ class Method(ABC):
     """Where it is described."""
     budget: ClassVar[Budget] = NOTHING
     """The memory it wants unless told otherwise."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What it cannot do without, of `NEEDS`."""
 
     backbone: str = "auto"
     """See `nacre.models.backbones.backbone`."""

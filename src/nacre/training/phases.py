@@ -26,7 +26,7 @@ from nacre.models.model import Model
 from nacre.models.output import Output
 from nacre.training.deck import Deck
 from nacre.training.gradients import Gradients
-from nacre.training.inference import features
+from nacre.training.inference import features, logits
 from nacre.training.journal import Journal, Row
 from nacre.training.knowledge import Knowledge, below
 from nacre.training.meters import diagnostics
@@ -86,10 +86,14 @@ class Phase(ABC):
 class Remember(Phase):
     """Choose the stage's exemplars with the model as it is now; where this stands in a stage is the method's business."""
 
+    answers: bool = False
+    """Also store the model's logits beside the exemplars that are new."""
+
     def run(self, work: Work) -> None:
         """Update the memory."""
         k = work.knowledge
-        k.memory.update(work.stage, lambda samples: features(k.model, samples, work.runtime), work.seed)
+        answers = (lambda samples: logits(k.model, samples, work.runtime)) if self.answers else None
+        k.memory.update(work.stage, lambda samples: features(k.model, samples, work.runtime), work.seed, answers)
 
 
 @dataclass(frozen=True, eq=False)
