@@ -1,0 +1,226 @@
+"""What is peculiar to EWC, MAS, SI, A-GEM: importance by brute force, springs that add up, gradients that do not conflict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nacre.data.source import ImageSpec
+from nacre.data.stream import Stream
+from nacre.losses.importance import Elastic, anchored, importance, log_likelihood, squared_length
+from nacre.losses.loss import Batch, Step
+from nacre.methods.agem import AGEM
+from nacre.methods.ewc import EWC
+from nacre.methods.mas import MAS
+from nacre.methods.si import SI
+from nacre.models.model import Model, build_model
+from nacre.training.gradients import NoConflict
+from nacre.training.knowledge import below
+from nacre.training.learner import Learner
+from nacre.training.optim import Optim
+from nacre.training.phases import Fit
+from nacre.training.runtime import Runtime
+
+QUICK = Optim(epochs=1, batch=16, lr=0.05, schedule="constant", momentum=0, weight_decay=0)
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    model = build_model("small", "linear", ImageSpec((3, 8, 8)))
+    model.grow(4)
+    model(torch.randn(32, 3, 8, 8))  # running statistics that are not the initial ones
+    return model.eval()
+
+
+def brute(model: Model, images: Tensor, outcome: Any, power: int) -> dict[str, Tensor]:
+    """Image by image, by plain autograd."""
+    total = {name: torch.zeros_like(parameter) for name, parameter in anchored(model)}
+    for number, image in enumerate(images):
+        logits = model(image[None]).logits[0]
+        gradients = torch.autograd.grad(outcome(number, logits), [parameter for _, parameter in anchored(model)])
+        for name, gradient in zip(total, gradients, strict=True):
+            total[name] += gradient.abs() ** power
+    return total
+
+
+def test_fisher_information_is_that_of_labels_drawn_from_the_model(model: Model) -> None:
+    draw = torch.Generator().manual_seed(1)
+    images, uniform = torch.randn(7, 3, 8, 8, generator=draw), torch.rand(7, generator=draw)
+    drawn = []
+
+    def outcome(number: int, logits: Tensor) -> Tensor:
+        edges = logits.softmax(0).cumsum(0).tolist()
+        drawn.append(next(label for label, edge in enumerate(edges) if uniform[number] <= edge))
+        return logits.log_softmax(0)[drawn[-1]]
+
+    want = brute(model, images, outcome, 2)
+    found = importance(model, images, uniform, log_likelihood, 2)
+    assert found.keys() == want.keys()
+    for name, tensor in want.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-7)
+    assert len(set(drawn)) > 1
+
+
+def test_labels_are_drawn_with_the_models_probabilities() -> None:
+    logits = torch.tensor([1.0, 0.0, 2.0])
+    uniform = (torch.arange(3000) + 0.5) / 3000
+    gradients = torch.func.vmap(torch.func.grad(log_likelihood), in_dims=(None, 0))(logits, uniform)
+    assert gradients.mean(0).abs().max() < 2e-3  # the score's mean is zero under the model's own distribution
+    chosen = (gradients > 0).float().mean(0)
+    torch.testing.assert_close(chosen, logits.softmax(0), atol=2e-3, rtol=0)
+
+
+def test_sensitivity_of_the_answers_length(model: Model) -> None:
+    images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    want = brute(model, images, lambda _, logits: (logits**2).sum(), 1)
+    for name, tensor in importance(model, images, torch.zeros(5), squared_length, 1).items():
+        torch.testing.assert_close(tensor, want[name], rtol=1e-3, atol=1e-6)
+
+
+def learner_of(method: Any, stream: Stream, runtime: Runtime, stages: int) -> Learner:
+    learner = Learner(method, stream.source.spec, runtime=runtime)
+    for stage in stream[:stages]:
+        learner.learn(stage)
+    return learner
+
+
+def noting(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
+    """What a function of the EWC page is given and gives, call by call."""
+    calls: list[Any] = []
+    real = getattr(__import__("nacre.methods.ewc", fromlist=["x"]), name)
+
+    def noted(*arguments: Any) -> Any:
+        calls.append(real(*arguments))
+        return calls[-1]
+
+    monkeypatch.setattr(f"nacre.methods.ewc.{name}", noted)
+    return calls
+
+
+def test_one_spring_is_the_sum_of_all_stages(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    fishers, ends = noting(monkeypatch, "importance_of"), noting(monkeypatch, "places")
+    learner = learner_of(EWC(optim=QUICK, backbone="small"), stream, runtime, 3)
+    model, statistics = learner.knowledge.model, learner.knowledge.statistics
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    here = dict(anchored(model))
+    want = {name: torch.zeros_like(parameter) for name, parameter in here.items()}
+    for fisher, end in zip(fishers, ends, strict=True):
+        for name, stiff in fisher.items():
+            part = tuple(slice(size) for size in stiff.shape)
+            want[name][part] += 2 * stiff * (here[name].detach()[part] - end[name])
+    for name, pull in Elastic(below("importance", statistics), below("anchor", statistics)).pull(model).items():
+        torch.testing.assert_close(pull, want[name], rtol=1e-3, atol=1e-6)
+    assert len(fishers) == 3
+
+
+def test_the_online_spring_rests_at_the_last_stages_end(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    fishers = noting(monkeypatch, "importance_of")
+    learner = learner_of(EWC(optim=QUICK, backbone="small", online=True, decay=0.5), stream, runtime, 2)
+    statistics = learner.knowledge.statistics
+    name = "backbone.stages.0.0.0.weight"
+    assert torch.equal(statistics[f"anchor/{name}"], dict(anchored(learner.knowledge.model))[name])
+    torch.testing.assert_close(statistics[f"importance/{name}"], 0.5 * fishers[0][name] + fishers[1][name])
+
+
+def test_a_stiff_spring_holds_what_a_loose_one_lets_go(stream: Stream, runtime: Runtime) -> None:
+    def moved(strength: float) -> float:
+        learner = Learner(MAS(optim=QUICK, backbone="small", strength=strength), stream.source.spec, runtime=runtime)
+        learner.learn(stream[0])
+        before = {name: parameter.detach().clone() for name, parameter in anchored(learner.knowledge.model)}
+        weights = below("importance", learner.knowledge.statistics)
+        learner.learn(stream[1])
+        here = dict(anchored(learner.knowledge.model))
+        return float(sum((weights[n] * (here[n][: len(b)] if b.dim() else here[n]).sub(b).square()).sum() for n, b in before.items()))
+
+    assert moved(100.0) < 0.8 * moved(0.0)
+
+
+def test_the_elastic_terms_pull_is_its_gradient(model: Model, stream: Stream) -> None:
+    weights = {name: torch.rand_like(parameter) for name, parameter in anchored(model)}
+    anchors = {name: parameter.detach() + 0.1 for name, parameter in anchored(model)}
+    term = Elastic(weights, anchors)
+    model.grow(6)
+    batch = Batch(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))
+    value = term(Step(batch, model(batch.images), None, model, stream[0], 0.0))
+    assert float(value) == pytest.approx(float(sum((w * 0.01).sum() for w in weights.values())), rel=1e-4)
+    gradients = torch.autograd.grad(value, [p for _, p in anchored(model)])
+    for (name, pull), gradient in zip(term.pull(model).items(), gradients, strict=True):
+        torch.testing.assert_close(pull, gradient, msg=name)
+
+
+def test_the_path_adds_up_to_the_fall_of_the_loss(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    # small steps of plain descent: minus gradient times step is how far the loss fell
+    slow = Optim(epochs=30, batch=64, lr=0.002, schedule="constant", momentum=0, weight_decay=0)
+    paths: list[dict[str, Tensor]] = []
+    fit = Fit.run
+
+    def spied(self: Fit, work: Any) -> None:
+        fit(self, work)
+        if self.gradient is not None:
+            paths.append(self.gradient.lengths())  # type: ignore[operator]
+
+    monkeypatch.setattr(Fit, "run", spied)
+    plain = type(stream.source)(stream.source.train, stream.source.test, stream.source.classes)  # no augmentation: one loss
+    learner = Learner(SI(optim=slow, backbone="small"), plain.spec, runtime=runtime)
+    journal = learner.learn(Stream(plain, [2, 2, 2], seed=0)[0])
+    fell = float(journal.rows[0]["classification"]) - float(journal.rows[-1]["classification"])
+    total = float(sum(path.sum() for path in paths[0].values()))
+    assert fell > 0.05
+    assert total == pytest.approx(fell, rel=0.15)
+
+
+def test_the_spring_of_si_is_path_over_distance(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths: list[dict[str, Tensor]] = []
+    starts: list[dict[str, Tensor]] = []
+    fit = Fit.run
+
+    def spied(self: Fit, work: Any) -> None:
+        starts.append({name: parameter.detach().clone() for name, parameter in anchored(self.model)})
+        fit(self, work)
+        paths.append({name: value.clone() for name, value in self.gradient.lengths().items()})  # type: ignore[union-attr, operator]
+
+    monkeypatch.setattr(Fit, "run", spied)
+    learner = learner_of(SI(optim=QUICK, backbone="small", damping=0.3), stream, runtime, 1)
+    for name, end in anchored(learner.knowledge.model):
+        want = paths[0][name].clamp_min(0) / ((end.detach() - starts[0][name]) ** 2 + 0.3)
+        torch.testing.assert_close(learner.knowledge.statistics[f"importance/{name}"], want)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_gradient_that_conflicts_loses_that_part_and_no_other(model: Model, stream: Stream, runtime: Runtime, sign: float) -> None:
+    model.train()
+    remembered = Batch(torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 0, 1]))
+    batch = Batch(torch.randn(6, 3, 8, 8), torch.tensor([0, 0, 1, 1, 2, 2])).beside(remembered)
+    parameters = list(model.backbone.parameters()) + list(model.head.parameters())
+    reference = torch.autograd.grad(F.cross_entropy(model(remembered.images).logits, remembered.labels), parameters)
+    before = [sign * r + 0.1 * torch.randn_like(r) for r in reference]
+    for parameter, gradient in zip(parameters, before, strict=True):
+        parameter.grad = gradient.clone()
+    NoConflict().before(Step(batch, model(batch.images), None, model, stream[0], 0.0), runtime)
+    r = torch.cat([t.flatten() for t in reference])
+    old, new = torch.cat([t.flatten() for t in before]), torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    assert (float(old @ r) > 0) == (sign > 0)
+    if sign > 0:
+        assert torch.equal(old, new)
+    else:
+        assert float((new @ r).abs()) < 1e-4 * float(r @ r)
+        torch.testing.assert_close(new, old - (old @ r) / (r @ r) * r, rtol=1e-3, atol=1e-6)
+
+
+def test_agem_trains_on_new_images_alone(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Batch] = []
+    before = NoConflict.before
+    monkeypatch.setattr(NoConflict, "before", lambda self, step, runtime: (seen.append(step.batch), before(self, step, runtime))[1])
+    learner_of(AGEM(optim=QUICK, backbone="small"), stream, runtime, 2)
+    first, later = seen[0], seen[-1]
+    assert first.remembered is None
+    assert later.remembered is not None
+    assert set(later.labels.tolist()) <= {2, 3}
+    assert set(later.remembered.labels.tolist()) <= {0, 1}

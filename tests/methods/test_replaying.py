@@ -1,0 +1,153 @@
+"""What is peculiar to LwF, iCaRL, WA, ER-ACE, DER++ and GDumb: their losses by hand, their readouts, their stores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from nacre.data.source import ImageSpec
+from nacre.data.stream import Stage, Stream
+from nacre.losses.loss import Batch, Step
+from nacre.losses.rehearsal import Dark, NewCrossEntropy, RememberedCrossEntropy
+from nacre.methods.derpp import DERpp
+from nacre.methods.erace import ERACE
+from nacre.methods.gdumb import GDumb
+from nacre.methods.icarl import ICaRL
+from nacre.methods.lwf import LwF
+from nacre.methods.wa import WA
+from nacre.models.model import Model, build_model
+from nacre.models.output import Output
+from nacre.training.inference import features
+from nacre.training.learner import Learner
+from nacre.training.optim import Optim
+from nacre.training.phases import Fit
+from nacre.training.runtime import Runtime
+
+QUICK = Optim(epochs=1, batch=16, lr=0.05)
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Fit, dict[str, Tensor], Stage]]:
+    """Every fit that runs, with its model as it was before."""
+    seen: list[tuple[Fit, dict[str, Tensor], Stage]] = []
+    run = Fit.run
+
+    def spied(self: Fit, work: Any) -> None:
+        seen.append((self, {name: tensor.clone() for name, tensor in self.model.state_dict().items()}, work.stage))
+        run(self, work)
+
+    monkeypatch.setattr(Fit, "run", spied)
+    return seen
+
+
+def learnt(method: Any, stream: Stream, runtime: Runtime, stages: int = 2) -> Learner:
+    learner = Learner(method, stream.source.spec, runtime=runtime)
+    for stage in stream[:stages]:
+        learner.learn(stage)
+    return learner
+
+
+def made_up(classes: int, known: int, labels: list[int], stage: Stage, **more: Any) -> Step:
+    """A step with drawn logits."""
+    draw = torch.Generator().manual_seed(5)
+    logits, old = torch.randn(len(labels), classes, generator=draw), torch.randn(len(labels), known, generator=draw)
+    out, before = (Output((), torch.empty(0), values) for values in (logits, old))
+    model: Model = build_model("small", "linear", ImageSpec((3, 8, 8)))
+    return Step(Batch(torch.empty(len(labels), 3, 8, 8), torch.tensor(labels), **more), out, before, model, stage, 0.0)
+
+
+def softmax(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    e = np.exp(x - x.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def test_lwf_weighs_new_labels_and_old_answers(stream: Stream, runtime: Runtime, fits: list[Any]) -> None:
+    learnt(LwF(optim=QUICK, backbone="small", weight=3, temperature=2), stream, runtime)
+    fit, _, stage = fits[1]
+    step = made_up(4, 2, [2, 3, 3], stage)
+    assert step.old is not None
+    logits, old = step.out.logits.numpy(), step.old.logits.numpy()
+    label_term = -np.log(softmax(logits[:, 2:])[range(3), [0, 1, 1]]).mean()
+    distilled = -(softmax(old / 2) * np.log(softmax(logits[:, :2] / 2))).sum(1).mean()
+    total, _ = fit.loss(step)
+    assert float(total) == pytest.approx(label_term + 3 * distilled, rel=1e-5)
+    assert set(fit.data.labels.tolist()) == {2, 3}  # no image of a known class
+    assert list(fits[0][0].loss.terms) == ["classification"]
+
+
+def test_icarl_answers_by_the_mean_of_exemplars(stream: Stream, runtime: Runtime, fits: list[Any]) -> None:
+    learner = learnt(ICaRL(optim=QUICK, backbone="small"), stream, runtime)
+    model, memory = learner.knowledge.model, learner.knowledge.memory.samples()
+    unit = features(model, memory, runtime).numpy()
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    means = np.stack([unit[memory.labels.numpy() == label].mean(0) for label in range(4)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    test = features(model, stream[1].test, runtime).numpy()
+    test /= np.linalg.norm(test, axis=1, keepdims=True)
+    want = ((test[:, None] - means[None]) ** 2).sum(2).argmin(1)
+    assert learner.predict(stream[1].test.pixels()).tolist() == want.tolist()
+    assert fits[1][0].loss.weight("classification") == fits[1][0].loss.weight("distillation") == 1
+    assert set(fits[1][0].data.labels.tolist()) == {0, 1, 2, 3}
+
+
+def test_wa_gives_new_rows_the_old_ones_mean_norm(stream: Stream, runtime: Runtime) -> None:
+    learner = learnt(WA(optim=QUICK, backbone="small"), stream, runtime, 3)
+    norms = np.linalg.norm(learner.knowledge.model.head.rows.weight.detach().numpy(), axis=1)
+    assert norms[4:].mean() == pytest.approx(norms[:4].mean(), rel=1e-5)
+    assert norms[4] != pytest.approx(norms[5], rel=1e-5)  # scaled together, not each to one length
+
+
+def test_er_ace_lets_new_images_compete_among_their_batch(stream: Stream) -> None:
+    step = made_up(5, 2, [3, 4, 3, 0, 1], stream[1], fresh=3)
+    logits = step.out.logits.numpy()
+    new = -np.log(softmax(logits[:3][:, [3, 4]])[range(3), [0, 1, 0]]).mean()
+    old = -np.log(softmax(logits[3:])[range(2), [0, 1]]).mean()
+    assert float(NewCrossEntropy(present=True)(step)) == pytest.approx(new, rel=1e-5)
+    assert float(RememberedCrossEntropy()(step)) == pytest.approx(old, rel=1e-5)
+
+
+def test_er_ace_shows_as_many_remembered_as_new(stream: Stream, runtime: Runtime, fits: list[Any]) -> None:
+    learnt(ERACE(optim=QUICK, backbone="small"), stream, runtime)
+    fit, _, stage = fits[1]
+    assert set(fit.data.labels.tolist()) == set(stage.new)
+    assert set(fit.rehearsal.samples.labels.tolist()) == set(range(stage.known))
+    assert list(fit.loss.terms) == ["classification", "rehearsal"]
+    assert list(fits[0][0].loss.terms) == ["classification"]
+
+
+def test_dark_replay_compares_with_what_was_stored(stream: Stream) -> None:
+    stored = torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
+    stored[1, 2] = -torch.inf  # was stored before class 2 came
+    step = made_up(5, 2, [3, 4, 0, 1, 2, 1], stream[1], fresh=2, stored=stored)
+    logits = step.out.logits.numpy()
+    gaps = [logits[2, k] - float(stored[0, k]) for k in range(3)] + [logits[3, k] - float(stored[1, k]) for k in range(2)]
+    assert float(Dark()(step)) == pytest.approx(np.mean(np.square(gaps)), rel=1e-5)
+    second = -np.log(softmax(logits[4:])[range(2), [2, 1]]).mean()
+    assert float(RememberedCrossEntropy(half=True)(step)) == pytest.approx(second, rel=1e-5)
+
+
+def test_logits_are_stored_when_their_images_are(stream: Stream, runtime: Runtime) -> None:
+    learner = learnt(DERpp(optim=QUICK, backbone="small"), stream, runtime, 1)
+    memory = learner.knowledge.memory
+    first = memory.stored.clone()
+    torch.testing.assert_close(first, learner.logits(memory.images), rtol=1e-4, atol=1e-5)
+    count = len(memory)
+    learner.learn(stream[1])
+    assert torch.equal(memory.stored[:count, :2], first)  # what was stored stays as it was
+    assert memory.stored[:count, 2:].isneginf().all()
+    torch.testing.assert_close(memory.stored[count:], learner.logits(memory.images[count:]), rtol=1e-4, atol=1e-5)
+
+
+def test_gdumb_learns_from_its_store_alone_and_afresh(stream: Stream, runtime: Runtime, fits: list[Any]) -> None:
+    learner = learnt(GDumb(optim=QUICK, backbone="small"), stream, runtime)
+    (_, _, _), (fit, before, _) = fits
+    assert torch.equal(fit.data.pixels(), learner.knowledge.memory.images)
+    teacher = learner.knowledge.teacher
+    assert teacher is not None
+    assert not torch.equal(before["head.rows.weight"][:2], teacher.state_dict()["head.rows.weight"])
+    assert torch.equal(before["normalise.mean"], teacher.state_dict()["normalise.mean"])
+    assert int(before["backbone.stages.0.0.1.num_batches_tracked"]) == 0
