@@ -98,9 +98,9 @@ def test_growing_keeps_what_is_there(name: str) -> None:
     features = torch.randn(4, 5)
     before, rows = head(features), head.rows.weight.clone()
     head.resize(7)
-    assert head.size() == [7]
+    assert head.size()[0] == 7
     assert torch.allclose(head(features)[:, :3], before)
-    assert torch.equal(head.rows.weight[:3], rows)
+    assert torch.equal(head.rows.weight[: len(rows)], rows)
 
 
 @pytest.mark.parametrize("name", HEADS)

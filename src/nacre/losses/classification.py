@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,3 +32,41 @@ def cross_entropy(logits: Tensor, batch: Batch, first: int = 0) -> Tensor:
         return own
     other = F.cross_entropy(logits, batch.partner - first, reduction="none")
     return (batch.share * own + (1 - batch.share) * other).mean()
+
+
+@dataclass(frozen=True)
+class MarginRanking(Term):
+    """Samples of known classes score their own class above the nearest new ones by a margin (Hou et al., CVPR 2019, eq. 8).
+
+    Scores are the cosines of a cosine head.
+    """
+
+    margin: float = 0.5
+    nearest: int = 2
+    """New classes of highest score that are compared with."""
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over samples of known classes and their nearest new classes; 0 without such samples."""
+        scale = step.model.head.scale
+        assert isinstance(scale, Tensor), "margin ranking needs a cosine head"
+        cosine, known = step.out.logits / scale, step.stage.known
+        old = step.batch.labels < known  # a mask, not a choice of rows, whose number the step would have to wait for
+        own = cosine.gather(1, step.batch.labels[:, None])
+        rivals = cosine[:, known:].topk(min(self.nearest, cosine.shape[1] - known)).values
+        return ((self.margin - own + rivals).clamp_min(0).mean(1) * old).sum() / old.sum().clamp_min(1)
+
+
+@dataclass(frozen=True)
+class NeighbourhoodComponents(Term):
+    """Proxy-NCA with a margin, clipped at zero (Douillard et al., ECCV 2020, eq. 10); for a head with a learned scale."""
+
+    margin: float = 0.6
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over the batch, 0 or more."""
+        scale = step.model.head.scale
+        assert isinstance(scale, Tensor), "this term needs a head with a scale"
+        logits, labels = step.out.logits, step.batch.labels[:, None]
+        own = logits.gather(1, labels)[:, 0] - scale * self.margin
+        others = logits.scatter(1, labels, -torch.inf).logsumexp(1)
+        return (others - own).clamp_min(0).mean()

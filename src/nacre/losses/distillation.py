@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,3 +37,30 @@ class Distillation(Term):
 def distillation(new: Tensor, old: Tensor, temperature: float) -> Tensor:
     """Softened cross-entropy of logits [B, K] against logits [B, K]: a scalar, in nats."""
     return F.cross_entropy(new / temperature, (old / temperature).softmax(1))
+
+
+@dataclass(frozen=True)
+class FeatureCosine(Term):
+    """One minus the cosine of features and the teacher's (Hou et al., CVPR 2019, eq. 6: less-forget)."""
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over the batch, in [0, 2]."""
+        assert step.old is not None, "distillation needs Fit(teacher=...)"
+        return (1 - F.cosine_similarity(step.out.features, step.old.features.detach())).mean()
+
+
+@dataclass(frozen=True)
+class PooledMaps(Term):
+    """Distance of maps pooled along their height and along their width (Douillard et al., ECCV 2020, eq. 4-5: POD-spatial)."""
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over depths and batch of the Euclidean distance, in [0, 2]."""
+        assert step.old is not None, "distillation needs Fit(teacher=...)"
+        gaps = [(pooled(new) - pooled(old.detach())).norm(dim=1).mean() for new, old in zip(step.out.maps, step.old.maps, strict=True)]
+        return torch.stack(gaps).mean()
+
+
+def pooled(maps: Tensor) -> Tensor:
+    """Squared maps [B, D, h, w] summed over columns and over rows, one vector of length one per image: [B, D (h + w)]."""
+    squared = maps.float().square()
+    return F.normalize(torch.cat([squared.sum(3).flatten(1), squared.sum(2).flatten(1)], 1))

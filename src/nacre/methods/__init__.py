@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nacre.methods.agem import AGEM
+from nacre.methods.bic import BiC
 from nacre.methods.derpp import DERpp
 from nacre.methods.erace import ERACE
 from nacre.methods.ewc import EWC
@@ -10,8 +11,10 @@ from nacre.methods.finetune import Finetune
 from nacre.methods.gdumb import GDumb
 from nacre.methods.icarl import ICaRL
 from nacre.methods.joint import Joint
+from nacre.methods.lucir import LUCIR
 from nacre.methods.lwf import LwF
 from nacre.methods.mas import MAS
+from nacre.methods.podnet import PODNet
 from nacre.methods.reconstruction import Reconstruction, ReconstructionPlain
 from nacre.methods.replay import Replay
 from nacre.methods.si import SI
@@ -34,4 +37,7 @@ METHODS: dict[str, type[Method]] = {
     "er-ace": ERACE,
     "der++": DERpp,
     "gdumb": GDumb,
+    "bic": BiC,
+    "lucir": LUCIR,
+    "podnet": PODNet,
 }

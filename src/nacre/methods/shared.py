@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nacre.data.source import Samples
 from nacre.data.stream import Stage
@@ -73,15 +74,23 @@ def keep(knowledge: Knowledge, weights: Mapping[str, Tensor], anchors: Mapping[s
         knowledge.statistics |= {f"{kind}/{name}": tensor for name, tensor in tensors.items()}
 
 
-def distilling_fit(knowledge: Knowledge, stage: Stage, temperature: float, optim: Optim) -> Fit:
+def distilling_fit(knowledge: Knowledge, stage: Stage, temperature: float, optim: Optim, data: Samples | None = None) -> Fit:
     """Classify new images and exemplars, and hold the known classes' logits near the teacher's.
 
     (1 - k) classification + k distillation, k = known / seen (Wu et al., CVPR 2019, eq. 4). Without exemplars no image of a
     known class is at hand, so classification looks at the new classes' logits alone.
+
+    Args:
+        knowledge: whose model learns.
+        stage: the current one.
+        temperature: of the distillation.
+        optim: how to descend.
+        data: instead of new images and exemplars.
     """
+    data = seen_samples(knowledge, stage) if data is None else data
     share = stage.known / stage.seen
     loss = Loss(classification=(1 - share) * classification(knowledge, stage), distillation=share * Distillation(temperature))
-    return Fit(loss, seen_samples(knowledge, stage), knowledge.model, teacher=knowledge.teacher, optim=optim)
+    return Fit(loss, data, knowledge.model, teacher=knowledge.teacher, optim=optim)
 
 
 def class_means() -> Adjust:
@@ -107,3 +116,11 @@ def aligned(stage: Stage) -> Adjust:
             work.knowledge.model.head.rows.weight[stage.known :] *= norms[: stage.known].mean() / norms[stage.known :].mean()
 
     return Adjust("align rows", align)
+
+
+def new_means(work: Work) -> Tensor:
+    """Directions of the new classes' mean features: [new, D], of length one."""
+    train = work.stage.train
+    found = F.normalize(features(work.knowledge.model, train, work.runtime))
+    member = F.one_hot(train.labels.to(found.device) - work.stage.known, len(work.stage.new)).to(found)
+    return F.normalize(member.T @ found)

@@ -72,11 +72,13 @@ class Basic(nn.Module):
         self.first = conv_norm(inputs, outputs, stride)
         self.second = conv_norm(outputs, outputs)
         self.shortcut = shortcut
+        self.signed = False
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, h, w] -> [B, outputs, h / stride, w / stride]."""
         y = self.second(F.relu(self.first(x), inplace=True))  # batch norm needs its input again, not its output
-        return F.relu(y.add_(self.shortcut(x)), inplace=True)
+        y = y.add_(self.shortcut(x))
+        return y if self.signed else F.relu(y, inplace=True)
 
 
 class Pad(nn.Module):
@@ -146,6 +148,22 @@ class ResNet18(Backbone):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """[B, C, H, W] -> four maps; at 1, 1/2, 1/4, 1/8 of the size behind the small stem, a quarter of that behind the other."""
         return through(self.stages, self.stem(images))
+
+
+def signed(backbone: Backbone) -> None:
+    """Take away the last rectifier, so that features may be negative (Hou et al., CVPR 2019, section 4.1).
+
+    Raises:
+        NacreError: the backbone does not end in one that is known.
+    """
+    *_, last = (module for module in backbone.modules() if isinstance(module, Basic | nn.ReLU))
+    if isinstance(last, Basic):
+        last.signed = True
+        return
+    for module in backbone.modules():
+        for name, child in module.named_children():
+            if child is last:
+                setattr(module, name, nn.Identity())
 
 
 BACKBONES: dict[str, Callable[[int], Backbone]] = {

@@ -72,6 +72,74 @@ class Cosine(Head):
         return self.scale * F.linear(F.normalize(features), F.normalize(self.rows.weight))
 
 
+class Pair(nn.Module):
+    """alpha and beta of one stage; they are trained only where a fit asks for them."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.alpha = nn.Parameter(torch.ones(()), requires_grad=False)
+        self.beta = nn.Parameter(torch.zeros(()), requires_grad=False)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Alpha z + beta."""
+        return self.alpha * logits + self.beta
+
+
+class BiasCorrected(Head):
+    """An affine head whose logits of every stage's classes are corrected: alpha z + beta (Wu et al., CVPR 2019, eq. 2)."""
+
+    def __init__(self, dim: int) -> None:
+        Head.__init__(self, dim, bias=True)
+        self.ends: list[int] = []
+        self.pairs = nn.ModuleList()
+
+    def size(self) -> list[int]:
+        """[K, classes after the first stage, after the second, ...]."""
+        return [*Head.size(self), *self.ends]
+
+    def resize(self, *size: int) -> None:
+        """Grow to K classes, the new ones being a stage of their own unless all stages are named."""
+        classes, *ends = size
+        if not ends:
+            ends = self.ends + [classes] * (classes > max(self.ends, default=0))
+        Head.resize(self, classes)
+        device = self.rows.weight.device
+        self.ends, kept = ends, list(self.pairs)[: len(ends)]
+        self.pairs = nn.ModuleList([*kept, *(Pair().to(device) for _ in range(len(ends) - len(kept)))])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, K]."""
+        raw = F.linear(features, self.rows.weight, self.rows.bias)
+        starts = [0, *self.ends]
+        parts = (pair(raw[:, a:b]) for pair, a, b in zip(self.pairs, starts, starts[1:], strict=False))
+        return torch.cat([raw[:, :0], *parts], 1)
+
+
+class Proxies(Head):
+    """Cosines to several rows per class, averaged with more weight on the nearer, times one learned scale.
+
+    Local similarity classifier (Douillard et al., ECCV 2020, eq. 8-9).
+    """
+
+    def __init__(self, dim: int, proxies: int = 10, scale: float = 1.0) -> None:
+        Head.__init__(self, dim, bias=False)
+        self.proxies = proxies
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def size(self) -> list[int]:
+        """[K]."""
+        return [len(self.rows.weight) // self.proxies]
+
+    def resize(self, *size: int) -> None:
+        """Keep the proxies of the first K classes."""
+        Head.resize(self, size[0] * self.proxies)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, K]."""
+        cosine: Tensor = F.linear(F.normalize(features), F.normalize(self.rows.weight)).unflatten(1, (-1, self.proxies))
+        return self.scale * (cosine.softmax(2) * cosine).sum(2)
+
+
 class Means(nn.Module):
     """Class means [K, D] as they are kept in a model file, and the spread of features around them."""
 
@@ -125,4 +193,9 @@ class NearestMean(Growing):
         return (cosine - 1) / self.table.spread.clamp_min(1e-4)
 
 
-HEADS: dict[str, Callable[[int], Head]] = {"cosine": Cosine, "linear": Linear}
+HEADS: dict[str, Callable[[int], Head]] = {
+    "bias-corrected": BiasCorrected,
+    "cosine": Cosine,
+    "linear": Linear,
+    "proxies": Proxies,
+}

@@ -1,0 +1,65 @@
+"""Learning a unified classifier incrementally via rebalancing (Hou et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import sqrt
+
+from nacre.data.memory import PerClass
+from nacre.data.source import ImageSpec
+from nacre.data.stream import Stage
+from nacre.losses.classification import CrossEntropy, MarginRanking
+from nacre.losses.distillation import FeatureCosine
+from nacre.losses.loss import Loss
+from nacre.methods.shared import new_means, seen_samples
+from nacre.models.backbones import signed
+from nacre.models.model import Model, build_model
+from nacre.training.knowledge import Knowledge
+from nacre.training.method import Method
+from nacre.training.phases import Adjust, Fit, Phase, Remember, Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class LUCIR(Method):
+    """A cosine head, features held in their direction, and a margin between exemplars and new classes (eq. 3-9).
+
+    The paper ends with a class-balanced fine-tuning on ImageNet only; it is left out.
+    """
+
+    family = "representation"
+    paper = "Hou et al., CVPR 2019"
+    budget = PerClass(20)
+    needs = frozenset({"exemplars", "old model"})
+
+    head: str = "cosine"
+    less_forget: float = 5.0
+    """Of the features' direction, times sqrt(known / new)."""
+    ranking: float = 1.0
+    """Of the margin ranking."""
+    margin: float = 0.5
+    """Between cosines, in [0, 2]."""
+    nearest: int = 2
+    """New classes that an exemplar is compared with."""
+
+    def build(self, spec: ImageSpec) -> Model:
+        """Without the last rectifier, so that features may point anywhere."""
+        model = build_model(self.backbone, self.head, spec)
+        signed(model.backbone)
+        return model
+
+    def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
+        """Imprint the new rows, fit, remember."""
+        loss = Loss(classification=CrossEntropy())
+        if stage.known:
+            yield Adjust("imprint", self.imprint)
+            held = self.less_forget * sqrt(stage.known / max(1, len(stage.new))) * FeatureCosine()
+            loss = loss.adding(less_forget=held)
+            loss = loss.adding(ranking=self.ranking * MarginRanking(self.margin, self.nearest)) if len(stage.new) else loss
+        yield Fit(loss, seen_samples(knowledge, stage), knowledge.model, teacher=knowledge.teacher, optim=self.optim_of(stage))
+        yield Remember()
+
+    def imprint(self, work: Work) -> None:
+        """New rows are the directions of their classes' mean features, as long as known rows are (the authors' code)."""
+        rows, known = work.knowledge.model.head.rows.weight, work.stage.known
+        rows[known:] = new_means(work) * rows[:known].norm(dim=1).mean()
