@@ -6,7 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in several processes; more threads would fight over the cores
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -53,8 +53,10 @@ def runtime() -> Runtime:
 
 @pytest.fixture(params=list(METHODS))
 def method(request: pytest.FixtureRequest) -> Method:
-    """Every registered method, quick."""
-    return replace(METHODS[request.param](), optim=QUICK, later=None, backbone="small")
+    """Every registered method, quick and small."""
+    small = {"optim": QUICK, "later": None, "backbone": "small", "width": 24, "correcting": QUICK, "balanced": QUICK}
+    cls = METHODS[request.param]
+    return replace(cls(), **{name: value for name, value in small.items() if name in {field.name for field in fields(cls)}})
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from nacre.data.stream import Stream
 from nacre.training.journal import Journal, Row
 from nacre.training.learner import Learner, accuracy
 from nacre.training.method import Decoding, Method
-from nacre.training.phases import Fit, Watch, Work
+from nacre.training.phases import Adjust, Fit, Phase, Remember, Watch, Work
 from nacre.training.runtime import Runtime
 
 
@@ -85,15 +86,17 @@ class KillAt(Watch):
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_killed_inside_a_stage_goes_on_bit_equal(method: Method, stream: Stream, runtime: Runtime, tmp_path: Path, epoch: int) -> None:
-    whole, _ = learnt(method, stream, runtime, until=2)
+    whole, _ = learnt(method, stream, runtime, until=1)
+    fits = bool(whole.learn(stream[1]).rows)
     half, _ = learnt(method, stream, runtime, until=1)
     modelfile.save(tmp_path / "m.nacre", half)
-    with pytest.raises(Killed):
+    with suppress(Killed):
         half.learn(stream[1], Journal(tmp_path / "journal", every=0), KillAt(epoch))
+        assert not fits  # only a stage without a fit cannot be killed in one
     back, _ = modelfile.load(tmp_path / "m.nacre", runtime)
     journal = back.learn(stream[1], Journal(tmp_path / "journal", every=0))
     assert same(back.state(), whole.state())
-    assert [row["epoch"] for row in journal.rows][:2] == [1, 2]
+    assert [row["epoch"] for row in journal.rows][:2] == ([1, 2] if fits else [])
 
 
 def test_finished_phases_are_not_run_again(
@@ -148,14 +151,17 @@ def test_only_the_stages_own_images_are_touched(method: Method, source: Any, run
 def test_the_teacher_is_unchanged_by_learning(method: Method, stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     learner, _ = learnt(method, stream, runtime, until=1)
     seen: list[dict[str, Tensor]] = []
-    run = Fit.run
 
-    def spied(self: Fit, work: Work) -> None:
-        assert work.knowledge.teacher is not None
-        seen.append({name: tensor.clone() for name, tensor in work.knowledge.teacher.state_dict().items()})
-        run(self, work)
+    def watched(run: Any) -> Any:
+        def spied(self: Phase, work: Work) -> None:
+            assert work.knowledge.teacher is not None
+            seen.append({name: tensor.clone() for name, tensor in work.knowledge.teacher.state_dict().items()})
+            run(self, work)
 
-    monkeypatch.setattr(Fit, "run", spied)
+        return spied
+
+    for kind in (Fit, Adjust, Remember):
+        monkeypatch.setattr(kind, "run", watched(kind.run))
     learner.learn(stream[1])
     assert learner.knowledge.teacher is not None
     assert not any(parameter.requires_grad for parameter in learner.knowledge.teacher.parameters())
@@ -207,7 +213,7 @@ def test_every_term_has_a_column_in_the_log(method: Method, stream: Stream, runt
     for stage in stream[:2]:
         names.clear()
         journal = learner.learn(stage)
-        assert names
+        assert names or (stage.index and not journal.rows)
         assert names <= {column for row in journal.rows for column in row}
 
 

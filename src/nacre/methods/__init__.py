@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from nacre.methods.acil import ACIL
 from nacre.methods.agem import AGEM
 from nacre.methods.bic import BiC
 from nacre.methods.derpp import DERpp
+from nacre.methods.dsal import DSAL
 from nacre.methods.erace import ERACE
 from nacre.methods.ewc import EWC
+from nacre.methods.fecam import FeCAM
+from nacre.methods.fetril import FeTrIL
 from nacre.methods.finetune import Finetune
 from nacre.methods.gdumb import GDumb
 from nacre.methods.icarl import ICaRL
@@ -18,6 +22,7 @@ from nacre.methods.podnet import PODNet
 from nacre.methods.reconstruction import Reconstruction, ReconstructionPlain
 from nacre.methods.replay import Replay
 from nacre.methods.si import SI
+from nacre.methods.slda import SLDA
 from nacre.methods.wa import WA
 from nacre.training.method import Method
 
@@ -40,4 +45,9 @@ METHODS: dict[str, type[Method]] = {
     "bic": BiC,
     "lucir": LUCIR,
     "podnet": PODNet,
+    "acil": ACIL,
+    "ds-al": DSAL,
+    "slda": SLDA,
+    "fecam": FeCAM,
+    "fetril": FeTrIL,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from nacre.training.inference import evaluating, features
 from nacre.training.knowledge import Knowledge, below
 from nacre.training.method import Method
 from nacre.training.optim import Optim
-from nacre.training.phases import Adjust, Fit, Work
+from nacre.training.phases import Adjust, Fit, Phase, Work
 
 
 def afresh(method: Method, knowledge: Knowledge, stage: Stage) -> None:
@@ -124,3 +124,15 @@ def new_means(work: Work) -> Tensor:
     found = F.normalize(features(work.knowledge.model, train, work.runtime))
     member = F.one_hot(train.labels.to(found.device) - work.stage.known, len(work.stage.new)).to(found)
     return F.normalize(member.T @ found)
+
+
+def base_fit(method: Method, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
+    """Train in the first stage alone; afterwards backbone and head stay as they are."""
+    if stage.index == 0:
+        yield Fit(Loss(classification=CrossEntropy()), stage.train, knowledge.model, optim=method.optim_of(stage))
+
+
+def stage_features(work: Work) -> tuple[Tensor, Tensor]:
+    """Features [n, D] and labels [n] of the stage's images, unaugmented, on the device."""
+    found = features(work.knowledge.model, work.stage.train, work.runtime)
+    return found, work.stage.train.labels.to(found.device)

@@ -1,0 +1,195 @@
+"""Classifiers in closed form: features to logits by tables that are worked out, not trained.
+
+Shapes: B images, D features, E expanded features, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nacre.models.growing import Growing
+
+
+class Table(nn.Module):
+    """Named tensors that a model file keeps and no optimiser sees."""
+
+    def __init__(self, **tensors: Tensor) -> None:
+        nn.Module.__init__(self)
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+
+
+class Affine(Growing):
+    """Features, brought to length one where wanted, times rows plus biases."""
+
+    def __init__(self, dim: int, *, unit: bool = False) -> None:
+        Growing.__init__(self)
+        self.dim, self.unit = dim, unit
+        self.table = Table(weight=torch.empty(0, dim), bias=torch.empty(0))
+
+    def size(self) -> list[int]:
+        """[K]."""
+        return [len(self.table.get_buffer("bias"))]
+
+    def resize(self, *size: int) -> None:
+        """Make room for K classes."""
+        device = self.table.get_buffer("bias").device
+        self.table = Table(weight=torch.zeros(size[0], self.dim, device=device), bias=torch.zeros(size[0], device=device))
+
+    def learn(self, weight: Tensor, bias: Tensor) -> None:
+        """Answer with rows [K, D] and biases [K]."""
+        device = self.table.get_buffer("bias").device
+        self.table = Table(weight=weight.to(device, torch.float32), bias=bias.to(device, torch.float32))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, K]."""
+        x = F.normalize(features) if self.unit else features
+        return F.linear(x, self.table.get_buffer("weight"), self.table.get_buffer("bias"))
+
+
+class Ridge(Growing):
+    """Ridge regression onto class indicators from randomly expanded features, updated by what is new alone.
+
+    The update gives the solution over all samples so far: with R = (X'X + gamma I)^-1 and new rows X,
+    K = (I + X R X')^-1, R <- R - R X' K X R, W <- W + R X' (Y - X W) (Zhuang et al., NeurIPS 2022, theorem 1).
+
+    Args:
+        dim: D.
+        width: E, of the expansion f(x B) with B drawn once from a normal distribution with variance 1 / D.
+        gamma: of the ridge, above 0.
+        activation: f, `relu` or `tanh`.
+        basis: B [D, E] of another readout, to be shared; by default drawn from torch's generator.
+    """
+
+    def __init__(self, dim: int, width: int, gamma: float, activation: str = "relu", basis: Tensor | None = None) -> None:
+        Growing.__init__(self)
+        self.gamma, self.activation = gamma, activation
+        drawn = torch.randn(dim, width) / math.sqrt(dim) if basis is None else basis
+        self.register_buffer("basis", drawn)
+        self.register_buffer("inverse", torch.eye(width, dtype=torch.float64) / gamma)
+        self.table = Table(weight=torch.zeros(0, width))
+
+    def size(self) -> list[int]:
+        """[K]."""
+        return [len(self.table.get_buffer("weight"))]
+
+    def resize(self, *size: int) -> None:
+        """Make room for K classes, keeping what is there; new rows are zero, as if all earlier samples had none of them."""
+        old = self.table.get_buffer("weight")
+        self.table = Table(weight=F.pad(old, (0, 0, 0, size[0] - len(old))))
+
+    def expanded(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, E]."""
+        return getattr(torch, self.activation)(F.normalize(features) @ self.get_buffer("basis"))  # type: ignore[no-any-return]
+
+    def absorb(self, features: Tensor, targets: Tensor, chunk: int = 512) -> None:
+        """Learn n more samples: features [n, D], targets [n, K]."""
+        self.resize(targets.shape[1])
+        weight, inverse = self.table.get_buffer("weight").double(), self.get_buffer("inverse")
+        for x, y in zip(features.split(chunk), targets.double().split(chunk), strict=True):
+            wide = self.expanded(x).double()
+            spread = wide @ inverse
+            gain = torch.linalg.solve(torch.eye(len(x), dtype=torch.float64, device=x.device) + spread @ wide.T, spread)
+            inverse -= spread.T @ gain
+            weight += (y - wide @ weight.T).T @ (wide @ inverse)
+        self.table = Table(weight=weight.float())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, K]."""
+        return F.linear(self.expanded(features), self.table.get_buffer("weight"))
+
+
+class DualRidge(Growing):
+    """A main stream, and a second one with another activation that is fitted to what the first leaves of the new classes.
+
+    Dual-stream analytic learning (Zhuang et al., AAAI 2024, eq. 13-21).
+    """
+
+    def __init__(self, dim: int, width: int, gamma: float, share: float) -> None:
+        Growing.__init__(self)
+        self.share = share
+        self.main = Ridge(dim, width, gamma, "relu")
+        self.compensation = Ridge(dim, width, gamma, "tanh", self.main.get_buffer("basis").clone())
+
+    def size(self) -> list[int]:
+        """[K]."""
+        return self.main.size()
+
+    def resize(self, *size: int) -> None:
+        """Make room for K classes in both."""
+        self.main.resize(*size)
+        self.compensation.resize(*size)
+
+    def absorb(self, features: Tensor, targets: Tensor, known: int) -> None:
+        """Learn n more samples: features [n, D], targets [n, K], of which the first `known` classes are not new."""
+        self.main.absorb(features, targets)
+        residue = targets - self.main(features)
+        residue[:, :known] = 0  # previous label cleansing
+        self.compensation.absorb(features, residue)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, K]."""
+        return self.main(features) + self.share * self.compensation(features)  # type: ignore[no-any-return]
+
+
+class ClassCovariance(Growing):
+    """Nearest class mean under every class's own covariance (Goswami et al., NeurIPS 2023, eq. 3-8: FeCAM).
+
+    Args:
+        dim: D.
+        power: of Tukey's transformation of the features, which must not be negative.
+    """
+
+    def __init__(self, dim: int, power: float = 0.5) -> None:
+        Growing.__init__(self)
+        self.dim, self.power = dim, power
+        self.table = Table(means=torch.empty(0, dim), precision=torch.empty(0, dim, dim))
+
+    def size(self) -> list[int]:
+        """[K]."""
+        return [len(self.table.get_buffer("means"))]
+
+    def resize(self, *size: int) -> None:
+        """Make room for K classes, keeping those that are there."""
+        means, precision = self.table.get_buffer("means"), self.table.get_buffer("precision")
+        more = size[0] - len(means)
+        self.table = Table(means=F.pad(means, (0, 0, 0, more)), precision=F.pad(precision, (0, 0, 0, 0, 0, more)))
+
+    def learn(self, label: int, features: Tensor, shrink: tuple[float, float]) -> None:
+        """Take mean and covariance of one class from its features [n, D].
+
+        Args:
+            label: of the class.
+            features: of its images.
+            shrink: how much of the mean variance is added to the diagonal, and of the mean covariance to the rest.
+        """
+        x = tukey(features, self.power).double()
+        centred = x - x.mean(0)
+        covariance = centred.T @ centred / max(1, len(x) - 1)
+        eye = torch.eye(self.dim, dtype=torch.float64, device=x.device)
+        diagonal = covariance.diagonal().mean()
+        rest = (covariance.sum() - covariance.diagonal().sum()) / max(1, self.dim * (self.dim - 1))
+        covariance = covariance + shrink[0] * diagonal * eye + shrink[1] * rest * (1 - eye)
+        deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
+        correlation = covariance / deviation[:, None] / deviation[None]
+        self.table.get_buffer("means")[label] = x.mean(0).float()
+        self.table.get_buffer("precision")[label] = torch.linalg.pinv(correlation, hermitian=True).float()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, K]: minus the squared Mahalanobis distance."""
+        means, precision = self.table.get_buffer("means"), self.table.get_buffer("precision")
+        x = F.normalize(tukey(features, self.power))
+        distances = []
+        for mean, matrix in zip(F.normalize(means), precision, strict=True):  # [K, B, D, D] would not fit
+            gap = x - mean
+            distances.append(((gap @ matrix) * gap).sum(1))
+        return -torch.stack(distances, 1) if distances else x.new_empty(len(x), 0)
+
+
+def tukey(features: Tensor, power: float) -> Tensor:
+    """Tukey's ladder of powers: makes features that are not negative less skewed."""
+    return features.clamp_min(0) ** power
