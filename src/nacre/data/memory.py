@@ -161,7 +161,8 @@ class Memory:
 
     def state(self) -> dict[str, Tensor]:
         """What a model file keeps of the memory."""
-        return {"images": self.images, "labels": self.labels, "stored": self.stored}
+        beside = {"stored": self.stored} if self.stored.shape[1] else {}
+        return {"images": self.images, "labels": self.labels, **beside}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take back what `state` gave.
@@ -169,9 +170,9 @@ class Memory:
         Raises:
             NacreError: the images have another shape, or labels are missing.
         """
-        images, labels, stored = state["images"], state["labels"], state["stored"]
+        images, labels, stored = state["images"], state["labels"], state.get("stored", torch.empty(len(state["labels"]), 0))
         if images.shape[1:] != self.images.shape[1:] or images.dtype != torch.uint8 or labels.shape != images.shape[:1]:
             raise NacreError(f"exemplars of shape {tuple(images.shape)} with {tuple(labels.shape)} labels are not of these images")
-        if stored.ndim != 2 or len(stored) not in (0, len(images)):
+        if stored.ndim != 2 or len(stored) != len(images):
             raise NacreError(f"what is stored beside {len(images)} exemplars has shape {tuple(stored.shape)}")
         self.images, self.labels, self.stored = images, labels, stored

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nacre.losses.loss import Batch, Step, Term
+from nacre.models.expandable import Widening
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,14 @@ class NeighbourhoodComponents(Term):
         own = logits.gather(1, labels)[:, 0] - scale * self.margin
         others = logits.scatter(1, labels, -torch.inf).logsumexp(1)
         return (others - own).clamp_min(0).mean()
+
+
+@dataclass(frozen=True)
+class Auxiliary(Term):
+    """Cross-entropy of the newest branch alone, all known classes being one (Yan et al., CVPR 2021, eq. 5)."""
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over the batch, in nats."""
+        head = step.model.head
+        assert isinstance(head, Widening), "an auxiliary loss needs a head that widens"
+        return F.cross_entropy(head.newest(step.out.features), (step.batch.labels - step.stage.known + 1).clamp_min(0))

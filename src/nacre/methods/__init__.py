@@ -5,6 +5,7 @@ from __future__ import annotations
 from nacre.methods.acil import ACIL
 from nacre.methods.agem import AGEM
 from nacre.methods.bic import BiC
+from nacre.methods.der import DER
 from nacre.methods.derpp import DERpp
 from nacre.methods.dsal import DSAL
 from nacre.methods.erace import ERACE
@@ -18,6 +19,7 @@ from nacre.methods.joint import Joint
 from nacre.methods.lucir import LUCIR
 from nacre.methods.lwf import LwF
 from nacre.methods.mas import MAS
+from nacre.methods.memo import MEMO
 from nacre.methods.podnet import PODNet
 from nacre.methods.reconstruction import Reconstruction, ReconstructionPlain
 from nacre.methods.replay import Replay
@@ -50,4 +52,6 @@ METHODS: dict[str, type[Method]] = {
     "slda": SLDA,
     "fecam": FeCAM,
     "fetril": FeTrIL,
+    "der": DER,
+    "memo": MEMO,
 }

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from nacre.data.source import Samples
 from nacre.data.stream import Stage
-from nacre.losses.classification import CrossEntropy
+from nacre.losses.classification import Auxiliary, CrossEntropy
 from nacre.losses.distillation import Distillation
 from nacre.losses.importance import Elastic, Outcome, anchored, importance
 from nacre.losses.loss import Loss
+from nacre.models.expandable import Expandable, Widening
 from nacre.models.heads import NearestMean
 from nacre.models.model import Model
 from nacre.seeds import generator
@@ -21,7 +22,7 @@ from nacre.training.inference import evaluating, features
 from nacre.training.knowledge import Knowledge, below
 from nacre.training.method import Method
 from nacre.training.optim import Optim
-from nacre.training.phases import Adjust, Fit, Phase, Work
+from nacre.training.phases import Adjust, Fit, Phase, Remember, Work
 
 
 def afresh(method: Method, knowledge: Knowledge, stage: Stage) -> None:
@@ -136,3 +137,24 @@ def stage_features(work: Work) -> tuple[Tensor, Tensor]:
     """Features [n, D] and labels [n] of the stage's images, unaugmented, on the device."""
     found = features(work.knowledge.model, work.stage.train, work.runtime)
     return found, work.stage.train.labels.to(found.device)
+
+
+def expand(model: Model, stage: Stage) -> None:
+    """Add a branch for a stage after the first, and widen the head to its features and classes."""
+    backbone, head = model.backbone, model.head
+    assert isinstance(backbone, Expandable)
+    assert isinstance(head, Widening)
+    if stage.index == 0:
+        head.resize(stage.seen)
+        return
+    backbone.resize(len(backbone.branches) + 1)
+    head.resize(stage.seen, backbone.dim, 1 + len(stage.new), backbone.width)
+
+
+def expanded_phases(knowledge: Knowledge, stage: Stage, weight: float, optim: Optim) -> Iterator[Phase]:
+    """Fit the newest branch and the head, align, remember (Yan et al., CVPR 2021, eq. 6, without its sparsity)."""
+    auxiliary = (weight if stage.index else 0.0) * Auxiliary()
+    loss = Loss(classification=CrossEntropy(), auxiliary=auxiliary)
+    yield Fit(loss, seen_samples(knowledge, stage), knowledge.model, optim=optim)
+    yield aligned(stage)
+    yield Remember()

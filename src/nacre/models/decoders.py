@@ -29,6 +29,7 @@ class Decoder(nn.Module):
 
     def __init__(self, dim: int, start: tuple[int, int], shape: tuple[int, int, int], width: int = 32) -> None:
         nn.Module.__init__(self)
+        self.dim = dim
         self.sizes = doublings(start, shape[1:])
         self.enter = conv_norm(dim, width, kernel=1)
         widths = [width] * len(self.sizes) + [width // 2 if self.sizes else width]

@@ -103,7 +103,9 @@ class Model(nn.Module):
         with torch.autocast(images.device.type, enabled=False):  # the head is small, and bf16 would round its logits
             features = maps[-1].float().mean((2, 3))
             logits = self.head(features)
-        reconstruction = self.decoder(maps[-1]).float() if decode and self.decoder is not None else None
+        reconstruction = None
+        if decode and self.decoder is not None:
+            reconstruction = self.decoder(maps[-1][:, -self.decoder.dim :]).float()  # of several branches the newest
         return Output(maps, features, logits, reconstruction)
 
     def answer(self, features: Tensor) -> Tensor:
