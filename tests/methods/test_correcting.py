@@ -59,10 +59,10 @@ def test_bic_finds_the_scale_and_shift_that_fit_the_held_out_part(
         return float((np.log(np.exp(logits - top).sum(1)) + top[:, 0] - logits[range(len(y)), y]).mean())
 
     best = minimize(loss, np.array([1.0, 0.0])).fun
-    found = loss(np.array([float(head.pairs[1].alpha), float(head.pairs[1].beta)]))
+    found = loss(np.array([head.pairs[1].alpha.item(), head.pairs[1].beta.item()]))
     assert found < loss(np.array([1.0, 0.0]))
     assert found == pytest.approx(best, abs=2e-3)
-    assert (float(head.pairs[0].alpha), float(head.pairs[0].beta)) == (1, 0)
+    assert (head.pairs[0].alpha.item(), head.pairs[0].beta.item()) == (1, 0)
 
 
 def test_bic_trains_on_no_held_out_image(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_proxies_answer_and_their_loss_by_hand(stream: Stream) -> None:
     want = []
     for i, y in enumerate([0, 2, 1]):
         rest = sum(np.exp(answers[i, k]) for k in range(3) if k != y)
-        want.append(max(0.0, -np.log(np.exp(answers[i, y] - 4.0 * 0.6) / rest)))
+        want.append(max(0.0, -np.log(np.exp(answers[i, y] - 0.6) / rest)))
     assert float(NeighbourhoodComponents(0.6)(again)) == pytest.approx(np.mean(want), rel=1e-4)
     assert logits.shape == (3, 3)
 

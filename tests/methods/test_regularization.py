@@ -104,7 +104,7 @@ def noting(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
 
 def test_one_spring_is_the_sum_of_all_stages(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     fishers, ends = noting(monkeypatch, "importance_of"), noting(monkeypatch, "places")
-    learner = learner_of(EWC(optim=QUICK, backbone="small"), stream, runtime, 3)
+    learner = learner_of(EWC(optim=QUICK, backbone="small", limit=1e9), stream, runtime, 3)
     model, statistics = learner.knowledge.model, learner.knowledge.statistics
     with torch.no_grad():
         for parameter in model.parameters():
@@ -122,7 +122,7 @@ def test_one_spring_is_the_sum_of_all_stages(stream: Stream, runtime: Runtime, m
 
 def test_the_online_spring_rests_at_the_last_stages_end(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     fishers = noting(monkeypatch, "importance_of")
-    learner = learner_of(EWC(optim=QUICK, backbone="small", online=True, decay=0.5), stream, runtime, 2)
+    learner = learner_of(EWC(optim=QUICK, backbone="small", limit=1e9, online=True, decay=0.5), stream, runtime, 2)
     statistics = learner.knowledge.statistics
     name = "backbone.stages.0.0.0.weight"
     assert torch.equal(statistics[f"anchor/{name}"], dict(anchored(learner.knowledge.model))[name])
@@ -224,3 +224,9 @@ def test_agem_trains_on_new_images_alone(stream: Stream, runtime: Runtime, monke
     assert later.remembered is not None
     assert set(later.labels.tolist()) <= {2, 3}
     assert set(later.remembered.labels.tolist()) <= {0, 1}
+
+
+def test_no_spring_is_stiffer_than_the_limit(stream: Stream, runtime: Runtime) -> None:
+    learner = learner_of(EWC(optim=QUICK, backbone="small", limit=1e-5), stream, runtime, 1)
+    stiff = torch.cat([value.flatten() for value in below("importance", learner.knowledge.statistics).values()])
+    assert float(stiff.max()) == pytest.approx(1e-5)

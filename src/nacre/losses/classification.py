@@ -59,16 +59,18 @@ class MarginRanking(Term):
 
 @dataclass(frozen=True)
 class NeighbourhoodComponents(Term):
-    """Proxy-NCA with a margin, clipped at zero (Douillard et al., ECCV 2020, eq. 10); for a head with a learned scale."""
+    """Proxy-NCA with a margin, clipped at zero (Douillard et al., ECCV 2020, eq. 10); for a head with a learned scale.
+
+    The margin is taken from the scaled cosine. In the units of the scale, as in the paper, it draws the scale down until samples
+    are apart; with few classes to zero and below.
+    """
 
     margin: float = 0.6
 
     def __call__(self, step: Step) -> Tensor:
         """Mean over the batch, 0 or more."""
-        scale = step.model.head.scale
-        assert isinstance(scale, Tensor), "this term needs a head with a scale"
         logits, labels = step.out.logits, step.batch.labels[:, None]
-        own = logits.gather(1, labels)[:, 0] - scale * self.margin
+        own = logits.gather(1, labels)[:, 0] - self.margin
         others = logits.scatter(1, labels, -torch.inf).logsumexp(1)
         return (others - own).clamp_min(0).mean()
 
@@ -82,3 +84,35 @@ class Auxiliary(Term):
         head = step.model.head
         assert isinstance(head, Widening), "an auxiliary loss needs a head that widens"
         return F.cross_entropy(head.newest(step.out.features), (step.batch.labels - step.stage.known + 1).clamp_min(0))
+
+
+@dataclass(frozen=True)
+class Enhancement(Term):
+    """Cross-entropy of the newest branch alone over all classes seen (Wang et al., ECCV 2022, eq. 8: feature enhancement)."""
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over the batch, in nats."""
+        head = step.model.head
+        assert isinstance(head, Widening), "feature enhancement needs a head that widens"
+        return cross_entropy(head.newest(step.out.features), step.batch)
+
+
+class BalancedCrossEntropy(Term):
+    """Cross-entropy of logits over class weights (Wang et al., ECCV 2022, eq. 7: logits alignment).
+
+    Args:
+        weights: of the classes, [K], above 0; a class with a larger weight must reach larger logits.
+    """
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over the batch, in nats."""
+        return cross_entropy(step.out.logits / self.weights.to(step.out.logits.device), step.batch)
+
+
+def effective_weights(counts: Tensor, beta: float) -> Tensor:
+    """Weights of classes with so many samples [K], by effective numbers (Cui et al., CVPR 2019, eq. 2-4), with mean 1."""
+    weights = (1 - beta) / (1 - beta ** counts.double())
+    return (weights / weights.mean()).float()

@@ -64,3 +64,21 @@ def pooled(maps: Tensor) -> Tensor:
     """Squared maps [B, D, h, w] summed over columns and over rows, one vector of length one per image: [B, D (h + w)]."""
     squared = maps.float().square()
     return F.normalize(torch.cat([squared.sum(3).flatten(1), squared.sum(2).flatten(1)], 1))
+
+
+class BalancedDistillation(Term):
+    """Softened cross-entropy against the teacher's answers, weighted by class (Wang et al., ECCV 2022, eq. 11).
+
+    Args:
+        weights: of the classes, [K].
+        temperature: of both.
+    """
+
+    def __init__(self, weights: Tensor, temperature: float = 2.0) -> None:
+        self.weights, self.temperature = weights, temperature
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over the batch, in nats."""
+        assert step.old is not None, "distillation needs Fit(teacher=...)"
+        target = (step.old.logits.detach() / self.temperature).softmax(1) * self.weights.to(step.old.logits.device)
+        return F.cross_entropy(step.out.logits / self.temperature, target / target.sum(1, keepdim=True))

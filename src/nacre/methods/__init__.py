@@ -13,13 +13,16 @@ from nacre.methods.ewc import EWC
 from nacre.methods.fecam import FeCAM
 from nacre.methods.fetril import FeTrIL
 from nacre.methods.finetune import Finetune
+from nacre.methods.foster import FOSTER
 from nacre.methods.gdumb import GDumb
+from nacre.methods.gpm import GPM
 from nacre.methods.icarl import ICaRL
 from nacre.methods.joint import Joint
 from nacre.methods.lucir import LUCIR
 from nacre.methods.lwf import LwF
 from nacre.methods.mas import MAS
 from nacre.methods.memo import MEMO
+from nacre.methods.pass_ import PASS
 from nacre.methods.podnet import PODNet
 from nacre.methods.reconstruction import Reconstruction, ReconstructionPlain
 from nacre.methods.replay import Replay
@@ -54,4 +57,7 @@ METHODS: dict[str, type[Method]] = {
     "fetril": FeTrIL,
     "der": DER,
     "memo": MEMO,
+    "gpm": GPM,
+    "foster": FOSTER,
+    "pass": PASS,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -46,7 +46,8 @@ class BiC(Method):
         assert isinstance(head, BiasCorrected), "BiC needs --head bias-corrected"
         everything = seen_samples(knowledge, stage)
         held = self.held_out(everything, stage) if len(knowledge.memory) else torch.zeros(len(everything), dtype=torch.bool)
-        yield distilling_fit(knowledge, stage, self.temperature, self.optim_of(stage), everything.take(~held))
+        fit = distilling_fit(knowledge, stage, self.temperature, self.optim_of(stage), everything.take(~held))
+        yield replace(fit, still=[head.pairs])
         if held.any():
             loss = Loss(classification=CrossEntropy())
             yield Fit(loss, everything.take(held), knowledge.model, only=[head.pairs[-1]], optim=self.correcting)

@@ -19,7 +19,8 @@ from nacre.training.phases import Fit, Phase, Remember
 class ERACE(Method):
     """New images compete among the classes of their batch alone, remembered ones among all.
 
-    The paper learns online with a reservoir; here exemplars are chosen when a stage ends, and join every step of the next.
+    The paper learns online with a reservoir, which holds images of the current classes too; so here exemplars are chosen
+    when a stage begins, and join every step.
     """
 
     family = "replay"
@@ -28,9 +29,9 @@ class ERACE(Method):
     needs = frozenset({"exemplars"})
 
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
-        """One fit, then the exemplars."""
+        """The exemplars, then one fit."""
+        yield Remember()
         loss = Loss(classification=NewCrossEntropy(present=stage.known > 0))
         loss = loss.adding(rehearsal=RememberedCrossEntropy()) if len(knowledge.memory) else loss
         joins = Rehearsal(knowledge.memory.samples())
         yield Fit(loss, stage.train, knowledge.model, optim=self.optim_of(stage), rehearsal=joins)
-        yield Remember()

@@ -30,6 +30,8 @@ class EWC(Method):
 
     strength: float = 1000.0
     """Lambda: the loss holds half of it times the penalty."""
+    limit: float = 1e-4
+    """Largest Fisher information that counts: a stiffer spring than learning rate and strength allow would throw weights about."""
     samples: int = 1024
     """Images of the stage on which the Fisher information is estimated."""
     online: bool = False
@@ -49,6 +51,7 @@ class EWC(Method):
     def consolidate(self, work: Work) -> None:
         """Join this stage's springs with the earlier ones."""
         k, fisher = work.knowledge, importance_of(work, log_likelihood, 2, self.samples)
+        fisher = {name: value.clamp_max(self.limit) for name, value in fisher.items()}
         here = places(k.model)
         old, rest = (grown(below(kind, k.statistics), here) for kind in ("importance", "anchor"))
         if old and self.online:

@@ -73,12 +73,12 @@ class Cosine(Head):
 
 
 class Pair(nn.Module):
-    """alpha and beta of one stage; they are trained only where a fit asks for them."""
+    """alpha and beta of one stage."""
 
     def __init__(self) -> None:
         nn.Module.__init__(self)
-        self.alpha = nn.Parameter(torch.ones(()), requires_grad=False)
-        self.beta = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.alpha = nn.Parameter(torch.ones(()))
+        self.beta = nn.Parameter(torch.zeros(()))
 
     def forward(self, logits: Tensor) -> Tensor:
         """Alpha z + beta."""
@@ -193,9 +193,33 @@ class NearestMean(Growing):
         return (cosine - 1) / self.table.spread.clamp_min(1e-4)
 
 
+class Turned(Head):
+    """Four rows per class, one for each quarter turn of the image; the first answers (Zhu et al., CVPR 2021, section 3.3)."""
+
+    def __init__(self, dim: int) -> None:
+        Head.__init__(self, dim, bias=True)
+
+    def size(self) -> list[int]:
+        """[K]."""
+        return [len(self.rows.weight) // 4]
+
+    def resize(self, *size: int) -> None:
+        """Keep the rows of the first K classes."""
+        Head.resize(self, 4 * size[0])
+
+    def every(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, 4 K]: logit 4 k + r of class k turned r times."""
+        return F.linear(features, self.rows.weight, self.rows.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, K]."""
+        return self.every(features)[:, ::4]
+
+
 HEADS: dict[str, Callable[[int], Head]] = {
     "bias-corrected": BiasCorrected,
     "cosine": Cosine,
     "linear": Linear,
     "proxies": Proxies,
+    "turned": Turned,
 }

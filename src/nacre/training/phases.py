@@ -21,7 +21,7 @@ from nacre.data.replay import Rehearsal
 from nacre.data.source import Samples
 from nacre.data.stream import Stage
 from nacre.errors import NacreError
-from nacre.losses.loss import Loss, Step
+from nacre.losses.loss import Batch, Loss, Step
 from nacre.models.model import Model
 from nacre.models.output import Output
 from nacre.training.deck import Deck
@@ -119,10 +119,14 @@ class Fit(Phase):
     teacher: Model | None = None
     """Answers the same images without gradients; its Output is `Step.old`."""
     only: Sequence[nn.Module] | None = None
-    """Train these parts and hold the rest of the model still; None trains all that is trainable."""
+    """Train what is trainable of these parts and hold the rest of the model still; None: of the whole model."""
+    still: Sequence[nn.Module] = ()
+    """Parts that are held still whatever `only` says."""
     optim: Optim = Optim()
     gradient: Gradients | None = None
     """Changes or follows the gradients between backward and step."""
+    turns: bool = False
+    """Show every image four times, turned by quarters: first all upright, then all turned once, and so on."""
     rehearsal: Rehearsal | None = None
     """Remembered samples that join every step; None where they are among `data`, or nowhere."""
 
@@ -134,7 +138,7 @@ class Fit(Phase):
         """Train, going on from the journal where it has a record of this fit."""
         if not len(self.data):
             raise NacreError(f"stage {work.stage.index + 1} has no image to train on: give every stage images.")
-        with trainable(self.model, self.only) as parameters:
+        with trainable(self.model, self.only, self.still) as parameters:
             optimiser = self.optim.build(parameters)
             deck = Deck(self.data, work.augment, work.runtime, self.optim.batch, self.rehearsal)
             if self.gradient is not None:
@@ -160,6 +164,7 @@ class Fit(Phase):
             for group in optimiser.param_groups:
                 group["lr"] = self.optim.rate(progress)
             batch = dealt.batch(self.model, runtime.format)
+            batch = turned(batch) if self.turns else batch
             with runtime.autocast():
                 old = self._teach(batch.images)
                 out = forward(batch.images, decode=self.loss.decodes)
@@ -204,18 +209,22 @@ class Fit(Phase):
 
 
 @contextmanager
-def trainable(model: Model, only: Sequence[nn.Module] | None) -> Iterator[list[nn.Parameter]]:
-    """Lend trainability: yields the parameters to train, and gives everything back as it was.
+def trainable(model: Model, only: Sequence[nn.Module] | None, still: Sequence[nn.Module] = ()) -> Iterator[list[nn.Parameter]]:
+    """Withhold trainability: yields the parameters to train, and gives everything back as it was.
 
     What is held still is in inference form, so its running statistics stay as they are.
     """
     was = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     mode = model.training
     model.train(only is None)
-    if only is not None:
-        model.requires_grad_(False)
-        for part in only:
-            part.train().requires_grad_(True)
+    for part in only or ():
+        part.train()
+    for part in still:
+        part.eval()
+    kept = {parameter for part in ([model] if only is None else only) for parameter in part.parameters()}
+    kept -= {parameter for part in still for parameter in part.parameters()}
+    for parameter, flag in was:
+        parameter.requires_grad_(flag and parameter in kept)
     try:
         yield [parameter for parameter in model.parameters() if parameter.requires_grad]
     finally:
@@ -223,6 +232,12 @@ def trainable(model: Model, only: Sequence[nn.Module] | None) -> Iterator[list[n
             parameter.requires_grad_(flag)
             parameter.grad = None
         model.train(mode)
+
+
+def turned(batch: Batch) -> Batch:
+    """Every image in four quarter turns: [4 B, C, H, W], in which H = W."""
+    images, target = (torch.cat([pixels.rot90(turn, (2, 3)) for turn in range(4)]) for pixels in (batch.images, batch.clean))
+    return Batch(images.contiguous(), batch.labels.repeat(4), None if batch.target is None else target)
 
 
 def fit_state(modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,0 +1,72 @@
+"""Terms of methods that keep no image: turned images, and prototypes in the place of what was seen.
+
+Shapes: B samples of a step, four times as many as images; K classes known, D features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nacre.losses.loss import Step, Term
+from nacre.models.heads import Turned
+from nacre.seeds import generator
+
+
+def head_of(step: Step) -> Turned:
+    """The head, which must tell turned images apart."""
+    head = step.model.head
+    assert isinstance(head, Turned), "this term needs --head turned"
+    return head
+
+
+@dataclass(frozen=True)
+class TurnedCrossEntropy(Term):
+    """Cross-entropy over all classes and turns (Zhu et al., CVPR 2021, eq. 4); the batch holds every image in four turns."""
+
+    temperature: float = 0.1
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over the batch, in nats."""
+        labels = step.batch.labels
+        turn = torch.arange(4, device=labels.device).repeat_interleave(len(labels) // 4)
+        return F.cross_entropy(head_of(step).every(step.out.features) / self.temperature, 4 * labels + turn)
+
+
+@dataclass(frozen=True)
+class FeatureDistance(Term):
+    """Euclidean distance of features from the teacher's (Zhu et al., CVPR 2021, eq. 6)."""
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over the batch, 0 or more."""
+        assert step.old is not None, "distillation needs Fit(teacher=...)"
+        distance: Tensor = (step.out.features - step.old.features.detach()).norm(dim=1)
+        return distance.mean()
+
+
+class PrototypeReplay(Term):
+    """Cross-entropy of known classes' prototypes with noise around them (Zhu et al., CVPR 2021, eq. 2-3).
+
+    Its random numbers depend on the seed and on the step's place in the fit alone.
+
+    Args:
+        prototypes: [K, D].
+        radius: standard deviation of the noise.
+        temperature: of the logits.
+        seed: of the fit.
+    """
+
+    def __init__(self, prototypes: Tensor, radius: Tensor, temperature: float, seed: int) -> None:
+        self.prototypes, self.radius, self.temperature, self.seed = prototypes, radius, temperature, seed
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over as many prototypes as the batch has images, in nats."""
+        count = max(1, len(step.batch.labels) // 4)
+        draw = generator(self.seed, "prototypes", round(step.progress * 2**40))
+        labels = torch.randint(len(self.prototypes), (count,), generator=draw).to(self.prototypes.device)
+        noise = torch.randn(count, self.prototypes.shape[1], generator=draw).to(self.prototypes.device)
+        features = self.prototypes[labels] + self.radius * noise
+        return F.cross_entropy(head_of(step).every(features) / self.temperature, 4 * labels)

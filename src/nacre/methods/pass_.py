@@ -1,0 +1,62 @@
+"""Prototype augmentation and self-supervision (Zhu et al., CVPR 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from nacre.data.stream import Stage
+from nacre.losses.loss import Loss
+from nacre.losses.prototypes import FeatureDistance, PrototypeReplay, TurnedCrossEntropy
+from nacre.methods.shared import stage_features
+from nacre.training.knowledge import Knowledge
+from nacre.training.method import Method
+from nacre.training.optim import Optim
+from nacre.training.phases import Adjust, Fit, Phase, Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class PASS(Method):
+    """Every quarter turn of a class is a class; a mean per class with noise stands for its images later.
+
+    Images are square. The paper trains a ResNet-18 with attention by Adam; here stages after the first go on at a tenth of the rate.
+    """
+
+    family = "no exemplars"
+    paper = "Zhu et al., CVPR 2021"
+    needs = frozenset({"old model"})
+
+    head: str = "turned"
+    later: Optim | None = Optim(lr=0.005)
+    temperature: float = 0.1
+    """Of the logits."""
+    distillation: float = 10.0
+    """Of the features' distance from the old model's."""
+    prototypes: float = 10.0
+    """Of the prototypes' classification."""
+
+    def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
+        """Fit, then take the new classes' means."""
+        loss, statistics = Loss(classification=TurnedCrossEntropy(self.temperature)), knowledge.statistics
+        if stage.known:
+            seed = int(torch.randint(2**40, ()))
+            replay = PrototypeReplay(statistics["prototypes"], statistics["radius"], self.temperature, seed)
+            loss = loss.adding(distillation=self.distillation * FeatureDistance(), prototypes=self.prototypes * replay)
+        yield Fit(loss, stage.train, knowledge.model, teacher=knowledge.teacher, optim=self.optim_of(stage), turns=True)
+        yield Adjust("prototypes", remember_means)
+
+
+def remember_means(work: Work) -> None:
+    """Means of the classes at hand; in the first stage also the mean spread around them, which is the noise (eq. 3)."""
+    statistics, (found, labels) = work.knowledge.statistics, stage_features(work)
+    old = statistics.get("prototypes", found.new_zeros(0, found.shape[1]))
+    means = F.pad(old, (0, 0, 0, work.stage.seen - len(old)))
+    for label in labels.unique().tolist():
+        means[label] = found[labels == label].mean(0)
+    statistics["prototypes"] = means
+    if "radius" not in statistics:
+        spread = [found[labels == label].var(0, correction=0).mean() for label in labels.unique()]
+        statistics["radius"] = torch.stack(spread).mean().sqrt()
