@@ -20,7 +20,8 @@ ORDER = [
     {"evaluation"},
     {"modelfile"},
     {"experiment"},
-    {"terminal"},
+    {"study"},
+    {"worker", "terminal"},
     {"cli"},
     {"__main__"},
 ]

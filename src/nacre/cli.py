@@ -126,11 +126,9 @@ def described(
     table = read_toml(recipe) if recipe is not None else {}
     for key, value in [*given.items(), *(assignment(text) for text in extra)]:
         place(table, key, value)
-    if epochs is not None:
-        place(table, "method.optim.epochs", epochs)
-        if isinstance(table["method"].get("later"), dict):
-            place(table, "method.later.epochs", epochs)
     experiment = Experiment.of(table)
+    if epochs is not None:
+        experiment = experiment.lasting(epochs)
     if out is None:
         data = slug(experiment.data)
         names = (f"{data}-{table.get('method', {}).get('name', 'reconstruction')}-seed{experiment.seed}{n}" for n in suffixes())
@@ -277,6 +275,68 @@ def data(
             return
         for item in portrait_lines(found, target):
             Console(soft_wrap=True, highlight=False).print(item)
+
+
+@app.command()
+def study(
+    path: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Arms, data and seeds over a common base.")],
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; may be given again.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be given again.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Runs at once; found by measuring.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of each run; found by measuring.")] = None,
+    store: Annotated[Path | None, typer.Option(help="SQLite file of finished runs; by default the study's own.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Compute nothing; show what is stored.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Compute a study's runs in parallel processes, each stored when it is done and never computed twice; go on after a kill."""
+    with plain_errors():
+        import os
+        from dataclasses import replace
+
+        from rich.live import Live
+
+        from nacre import study as studies
+        from nacre.terminal import ended_line, study_markdown, study_table
+
+        plan = studies.Study.load(path)
+        plan = replace(plan, store=store or plan.store, seeds=tuple(seed or plan.seeds))
+        trials = plan.trials(arm or [])
+        if show and not plan.store.exists():
+            raise NacreError(f"{plan.store} is not there: no run of this study is finished. Leave out --show to compute them.")
+        kept = studies.Store(plan.store)
+        failed: list[studies.Progress] = []
+        if not show:
+            if jobs is None or threads is None:
+                cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+                best = studies.parallel(trials[0], cores)
+                jobs, threads = jobs or best[0], threads or best[1]
+            screen = Console(stderr=True)
+            screen.print(f"{len(trials)} runs, {jobs} at once with {threads} threads each; finished ones go to {escape(str(plan.store))}")
+            finished = studies.table(plan, kept.rows(trials))
+            with Live(console=screen, auto_refresh=False, transient=True) as live:
+
+                def draw(running: Sequence[studies.Progress], ended: Sequence[studies.Progress]) -> None:
+                    nonlocal finished
+                    for doing in ended:
+                        screen.print(ended_line(doing), highlight=False)
+                    finished = studies.table(plan, kept.rows(trials)) if ended else finished
+                    if screen.is_terminal:
+                        live.update(study_table(plan, finished, running), refresh=True)
+
+                failed = studies.conduct(plan, trials, kept, jobs, threads, draw)
+        entries = studies.table(plan, kept.rows(trials))
+        if as_json:
+            from nacre.files import as_json as text
+
+            print(text({"study": plan.name, "arms": entries}, indent=1))  # noqa: T201 - the answer
+        elif markdown:
+            print(study_markdown(plan, entries))  # noqa: T201 - the answer
+        else:
+            wide = Console()
+            Console(width=None if wide.is_terminal else 140).print(study_table(plan, entries, []))
+        if failed:
+            raise NacreError("\n".join(f"{doing.trial.arm}, seed {doing.trial.seed}: {doing.error}" for doing in failed))
 
 
 @app.command()

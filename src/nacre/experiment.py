@@ -102,6 +102,17 @@ class Experiment:
         """
         return cls.of(read_toml(path))
 
+    def lasting(self, epochs: int) -> Experiment:
+        """The same with so many epochs in every stage.
+
+        Raises:
+            NacreError: there is no such number of epochs.
+        """
+        try:
+            return replace(self, method=self.method.lasting(epochs))
+        except ValueError as error:
+            raise NacreError(str(error)) from None
+
     def toml(self) -> str:
         """The complete description, which `load` reads back."""
         table = {**settings.plain(self), "method": modelfile.method_settings(self.method)}

@@ -16,6 +16,8 @@ from rich.text import Text
 
 from nacre.data.cache import Entry
 from nacre.data.stream import Stage, Stream
+from nacre.study import Progress as Doing
+from nacre.study import Study
 from nacre.training.method import Method
 from nacre.training.phases import Watch
 
@@ -176,6 +178,83 @@ def cache_table(entries: Sequence[Entry], folder: Path, limit: int) -> Table:
         pixels = "x".join(map(str, entry.form)) or "unfinished"
         table.add_row(f"{escape(entry.origin)}\n[cyan]{entry.key}[/]", f"{entry.images:,}", pixels, bytes_text(entry.bytes), used)
     return table
+
+
+COLUMNS = ("runs", "average", "last", "forgetting", "probe", "seconds", "carried")
+PUBLISHED = ("published", "difference")
+"""Of a study's table."""
+
+
+def study_table(study: Study, entries: Sequence[dict[str, Any]], running: Sequence[Doing]) -> Table:
+    """What is finished of a study, and what is under way."""
+    published = any("published" in entry for entry in entries)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", caption_justify="left")
+    table.add_column("arm", no_wrap=True, style="cyan")
+    if len(study.data) > 1:
+        table.add_column("data", no_wrap=True)
+    for column in (
+        "runs",
+        "average",
+        "last",
+        "forgetting",
+        "probe",
+        "time",
+        "carried",
+        *(("published", "difference") if published else ()),
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
+    for entry in entries:
+        cells = [escape(entry["arm"]), *([escape(entry["data"])] if len(study.data) > 1 else []), f"{entry['runs']}/{len(study.seeds)}"]
+        cells += [points(entry[name]) for name in ("average_incremental", "last", "forgetting", "probe")]
+        cells += [f"{entry['seconds'][0]:,.0f}", bytes_text(entry["carried_bytes"][0])]
+        if "published" in entry:
+            cells += [f"{entry['published']['average']:.1f}", f"{entry['difference']:+.1f}"]
+        table.add_row(*cells)
+    lines = [f"{escape(doing.trial.arm)} seed {doing.trial.seed} stage {doing.stage + 1}/{doing.stages or '?'}" for doing in running]
+    table.caption = f"under way: {', '.join(lines)}" if lines else None
+    return table
+
+
+def ended_line(doing: Doing) -> str:
+    """A run that ended."""
+    how = f"[red]{escape(doing.error)}[/]" if doing.error else f"last accuracy [bold cyan]{percent(doing.accuracy)}[/]"
+    return f"[cyan]{escape(doing.trial.arm)}[/] {escape(doing.trial.data)} seed {doing.trial.seed}  {how}"
+
+
+def points(value: tuple[float, float]) -> str:
+    """Mean ± standard deviation of shares, in percent."""
+    middle, around = (100 * number for number in value)
+    if middle != middle:
+        return "-"
+    return f"{middle:.1f} ± {around:.1f}" if around == around else f"{middle:.1f}"
+
+
+def study_markdown(study: Study, entries: Sequence[dict[str, Any]]) -> str:
+    """The same table as it stands in a page."""
+    published = any("published" in entry for entry in entries)
+    heads = [
+        "arm",
+        "runs",
+        "average",
+        "last",
+        "forgetting",
+        "probe",
+        "seconds",
+        "carried",
+        *(["published", "difference"] if published else []),
+    ]
+    if len(study.data) > 1:
+        heads.insert(1, "data")
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for entry in entries:
+        cells = [f"`{entry['arm']}`", *([entry["data"]] if len(study.data) > 1 else []), str(entry["runs"])]
+        cells += [points(entry[name]) for name in ("average_incremental", "last", "forgetting", "probe")]
+        cells += [f"{entry['seconds'][0]:,.0f}", bytes_text(entry["carried_bytes"][0])]
+        if published:
+            given = "published" in entry
+            cells += [f"{entry['published']['average']:.1f}", f"{entry['difference']:+.1f}"] if given else ["", ""]
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def portrait_lines(found: dict[str, Any], sheet: Path) -> list[RenderableType]:

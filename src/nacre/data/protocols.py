@@ -20,7 +20,9 @@ NAMED = {
     "b0-incN": "N classes in every stage, such as b0-inc10; the last stage takes what is left",
     "bB-incN": "B classes in the first stage, then N a stage, such as b50-inc5",
     "arrival.stages": "stages by class name in a recipe, such as stages = [['cat', 'dog'], ['ship']]",
-    "arrival.order": "seed (drawn from the run's seed), source (as the data name them), numpy-1993 (the field's order of CIFAR-100)",
+    "arrival.order": "seed (drawn from the run's seed), source (as the data name them), numpy-1993 (the field's order of CIFAR-100), "
+    "numpy (the same with the run's seed)",
+    "arrival.classes": "only the first so many classes of the data take part",
     "arrival.imbalance": "long-tailed training images: the commonest class has so many times the images of the rarest",
     "arrival.shots": "few-shot stages: so many training images of every class after the first stage",
 }
@@ -58,7 +60,9 @@ class Arrival:
 
     order: str = "seed"
     """`seed`: drawn from the run's seed; `source`: as the data name them; `numpy-N`: numpy's legacy permutation of seed N, as the
-    field's tables use with N = 1993."""
+    field's tables use with N = 1993; `numpy`: that permutation with the run's seed."""
+    classes: int = 0
+    """The first so many classes of the data take part, whatever the order; 0: all."""
     stages: tuple[tuple[str, ...], ...] = ()
     """Class names of every stage; they win over protocol and order, and classes that are not named do not take part."""
     imbalance: float = 1.0
@@ -69,10 +73,12 @@ class Arrival:
     """Training images of every class after the first stage; 0: all."""
 
     def __post_init__(self) -> None:
-        if self.imbalance < 1 or self.shots < 0:
-            raise ValueError(f"imbalance is {self.imbalance} and shots {self.shots}, but they must be at least 1 and 0")
-        if not re.fullmatch(r"seed|source|numpy-\d{1,9}", self.order):
-            raise ValueError(f"order is {self.order!r}, but it must be seed, source, or numpy-N such as numpy-1993")
+        if self.imbalance < 1 or self.shots < 0 or self.classes < 0:
+            raise ValueError(
+                f"imbalance is {self.imbalance}, shots {self.shots} and classes {self.classes}, but they must be at least 1, 0 and 0"
+            )
+        if not re.fullmatch(r"seed|source|numpy|numpy-\d{1,9}", self.order):
+            raise ValueError(f"order is {self.order!r}, but it must be seed, source, numpy, or numpy-N such as numpy-1993")
 
     def stream(self, source: Source, protocol: str, seed: int) -> Stream:
         """A source in stages.
@@ -90,6 +96,7 @@ class Arrival:
             source = restricted(source, sorted(order))
             order = [sorted(order).index(label) for label in order]
         else:
+            source = restricted(source, range(min(self.classes or len(source.classes), len(source.classes))))
             sizes = stage_sizes(protocol, len(source.classes))
             order = self._order(len(source.classes), seed)
         if self.imbalance > 1 or self.shots:
@@ -102,7 +109,8 @@ class Arrival:
             return list(range(classes))
         if self.order == "seed":
             return torch.randperm(classes, generator=generator(seed, "class order")).tolist()
-        return np.random.RandomState(int(self.order.removeprefix("numpy-"))).permutation(classes).tolist()  # type: ignore[no-any-return]
+        drawn = seed if self.order == "numpy" else int(self.order.removeprefix("numpy-"))
+        return np.random.RandomState(drawn).permutation(classes).tolist()  # type: ignore[no-any-return]
 
     def _kept(self, source: Source, order: Sequence[int], first: int, seed: int) -> Tensor:
         """Positions of the training images that take part, ascending."""
@@ -136,6 +144,8 @@ def named(stages: Sequence[Sequence[str]], classes: Sequence[str]) -> list[int]:
 
 def restricted(source: Source, labels: Sequence[int]) -> Source:
     """A source of some of its classes."""
+    if list(labels) == list(range(len(source.classes))):
+        return source
     position = torch.full((len(source.classes),), -1)
     position[list(labels)] = torch.arange(len(labels))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from nacre.data.memory import NOTHING, Budget
 from nacre.data.source import ImageSpec
@@ -98,6 +98,11 @@ class Method(ABC):
         """The phases, with the reconstruction term where it is asked."""
         phases = self.phases(knowledge, stage)
         return phases if self.decoding is None else self.decoding.onto(phases, knowledge)
+
+    def lasting(self, epochs: int) -> Self:
+        """The same with so many epochs in every stage."""
+        later = None if self.later is None else replace(self.later, epochs=epochs)
+        return replace(self, optim=replace(self.optim, epochs=epochs), later=later)
 
     def optim_of(self, stage: Stage) -> Optim:
         """How to descend at one stage."""

@@ -1,0 +1,381 @@
+"""Studies: many runs that differ in stated ways, in parallel processes, each stored when it is done and never computed twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from nacre import files, settings
+from nacre.errors import NacreError
+from nacre.experiment import CONFIG, LOG, METRICS, Experiment, read_toml
+from nacre.modelfile import method_settings
+
+FORMAT = 1
+"""Of a study's file."""
+KEYS = ("name", "about", "seeds", "epochs", "store", "base", "data", "arms")
+"""What a study may say."""
+NUMBERS = ("average_incremental", "last", "forgetting", "probe", "seconds", "carried_bytes")
+"""What a table shows of every arm; accuracies in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a study."""
+
+    arm: str
+    data: str
+    seed: int
+    experiment: Experiment
+    config: str
+    """TOML, with paths as the study writes them."""
+    key: str
+    """The same for the same complete configuration, whatever the study is called."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finished run as it is stored."""
+
+    arm: str
+    data: str
+    seed: int
+    key: str
+    metrics: dict[str, Any]
+    """What the run's metrics.json held."""
+    log: str
+    """What its log.csv held."""
+
+    def number(self, name: str) -> float:
+        """One number of the run's summary or costs, such as `last` or `seconds`; nan where it has none.
+
+        Raises:
+            KeyError: there is no such number.
+        """
+        summary, cost = self.metrics["results"]["summary"], self.metrics["cost"]
+        value = summary[name] if name in summary else cost[name]
+        return float("nan") if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms x data x seeds over a common base."""
+
+    name: str
+    about: str
+    seeds: tuple[int, ...]
+    arms: dict[str, dict[str, Any]]
+    data: dict[str, dict[str, Any]]
+    base: dict[str, Any]
+    store: Path
+    epochs: int | None = None
+    published: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By arm: `average` and `last` in percent, and `source`."""
+
+    @classmethod
+    def load(cls, path: Path) -> Study:
+        """Read a study's TOML file: `seeds`, `epochs`, `store`, `[base]`, `[arms.NAME]`, `[data.NAME]`, each a recipe's settings.
+
+        An arm may hold `published` with `average`, `last` (percent) and `source`.
+
+        Raises:
+            NacreError: the file is not there, no TOML, or says what no study says.
+        """
+        table = read_toml(path)
+        unknown = [key for key in table if key not in KEYS]
+        if unknown or not table.get("arms"):
+            found = f"unknown {', '.join(unknown)}" if unknown else "no [arms.NAME]"
+            raise NacreError(f"{path} is no study ({found}): it takes {', '.join(KEYS)}, and at least one arm.")
+        seeds = table.get("seeds", 3)
+        seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
+        if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+            raise NacreError(f"{path}: seeds is {table['seeds']!r}, but it must be a number of seeds or a list of them, 0 or more each.")
+        for kind in ("arms", "data"):
+            wrong = [name for name, value in table.get(kind, {}).items() if not isinstance(value, dict)]
+            if wrong:
+                raise NacreError(f"{path}: {kind}.{wrong[0]} must be a table of settings.")
+        arms = {name: {key: value for key, value in arm.items() if key != "published"} for name, arm in table["arms"].items()}
+        return cls(
+            name=str(table.get("name", path.stem)),
+            about=str(table.get("about", "")),
+            seeds=tuple(seeds),
+            arms=arms,
+            data=table.get("data", {"": {}}),
+            base=table.get("base", {}),
+            store=Path(table.get("store", path.with_suffix(".sqlite"))),
+            epochs=table.get("epochs"),
+            published={name: arm["published"] for name, arm in table["arms"].items() if "published" in arm},
+        )
+
+    def trials(self, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Trial]:
+        """All runs, seed by seed, so that every arm has its first run early; or those of some arms and seeds.
+
+        Raises:
+            NacreError: an arm is unknown, or a setting does not fit; names the arm.
+        """
+        unknown = [arm for arm in arms if arm not in self.arms]
+        if unknown:
+            raise NacreError(f"unknown arm {unknown[0]!r}: the study has {', '.join(self.arms)}.")
+        places = [(seed, data, arm) for seed in seeds or self.seeds for data in self.data for arm in arms or self.arms]
+        return [self.trial(arm, data, seed) for seed, data, arm in places]
+
+    def trial(self, arm: str, data: str, seed: int) -> Trial:
+        """One run."""
+        table = overlaid(overlaid(overlaid(self.base, self.data[data]), self.arms[arm]), {"seed": seed})
+        try:
+            experiment = Experiment.of(table)
+            # epochs that the arm names itself win over those of the study
+            experiment = experiment if self.epochs is None or named(self.arms[arm]) else experiment.lasting(self.epochs)
+        except NacreError as error:
+            raise NacreError(f"arm {arm}: {error}") from None
+        written = replace(experiment, data=table.get("data", experiment.data))
+        return Trial(arm, data, seed, experiment, written.toml(), key_of(written))
+
+
+def named(arm: Mapping[str, Any]) -> bool:
+    """Whether an arm says how long its stages last."""
+    return "epochs" in arm.get("method", {}).get("optim", {})
+
+
+def overlaid(table: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings with others over them."""
+    both = dict(table)
+    for key, value in more.items():
+        under = both.get(key)
+        both[key] = overlaid(under, value) if isinstance(value, Mapping) and isinstance(under, Mapping) else value
+    return both
+
+
+def key_of(experiment: Experiment) -> str:
+    """A digest of the complete configuration, but for what cannot change a result."""
+    table = {**settings.plain(experiment), "method": method_settings(experiment.method)}
+    del table["checkpoint"]
+    return hashlib.sha256(json.dumps(table, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+class Store:
+    """Finished runs in one SQLite file.
+
+    Args:
+        path: of the file, made where it is missing.
+
+    Raises:
+        NacreError: it is no file of a study, or of a newer nacre.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.base = sqlite3.connect(path)
+            (found,) = self.base.execute("pragma user_version").fetchone()
+            if found > FORMAT:
+                raise NacreError(f"{path} has format {found}, this nacre reads up to {FORMAT}: install a newer nacre.")
+            columns = "key text primary key, config text, metrics text, log text, finished text"
+            self.base.execute(f"create table if not exists runs ({columns}) strict")
+            self.base.execute(f"pragma user_version = {FORMAT}")
+            self.base.commit()
+        except sqlite3.DatabaseError as error:
+            raise NacreError(f"{path} is no file of a study ({error}): name another with --store.") from None
+
+    def keys(self) -> set[str]:
+        """Of all finished runs."""
+        return {key for (key,) in self.base.execute("select key from runs")}
+
+    def add(self, trial: Trial, folder: Path) -> None:
+        """Store what a finished run left in its folder; lasting when this returns."""
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        metrics["data"] = tomllib.loads(trial.config)["data"]
+        metrics["name"] = f"{metrics['data']} {metrics['protocol']}"
+        metrics["results"]["stages"] = [
+            {name: value for name, value in stage.items() if name != "confusion"} for stage in metrics["results"]["stages"]
+        ]
+        log = (folder / LOG).read_text(encoding="utf-8")
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with self.base:
+            self.base.execute(
+                "insert or replace into runs values (?, ?, ?, ?, ?)", (trial.key, trial.config, files.as_json(metrics), log, now)
+            )
+
+    def rows(self, trials: Iterable[Trial]) -> list[Row]:
+        """Those of the trials that are finished."""
+        found = {key: (metrics, log) for key, metrics, log in self.base.execute("select key, metrics, log from runs")}
+        return [
+            Row(trial.arm, trial.data, trial.seed, trial.key, json.loads(found[trial.key][0]), found[trial.key][1])
+            for trial in trials
+            if trial.key in found
+        ]
+
+
+def table(study: Study, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What the finished runs say, an entry per arm and data set that has any.
+
+    Returns:
+        By entry: `arm`, `data`, `runs`; of every number in `NUMBERS` a pair of mean and sample standard deviation, nan for a single
+        run; `published` and `difference` (points of average incremental accuracy) where the study names what was published.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.data, row.arm), []).append(row)
+    found = []
+    for data in study.data:
+        for arm in study.arms:
+            mine = groups.get((data, arm), [])
+            if not mine:
+                continue
+            numbers = {name: spread([row.number(name) for row in mine]) for name in NUMBERS}
+            entry: dict[str, Any] = {"arm": arm, "data": data, "runs": len(mine), **numbers}
+            if arm in study.published:
+                entry["published"] = study.published[arm]
+                entry["difference"] = 100 * numbers["average_incremental"][0] - study.published[arm]["average"]
+            found.append(entry)
+    return found
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation of what is a number; nan where there is none."""
+    finite = [value for value in values if value == value]
+    return (mean(finite) if finite else math.nan, stdev(finite) if len(finite) > 1 else math.nan)
+
+
+@dataclass
+class Progress:
+    """How one run stands."""
+
+    trial: Trial
+    stage: int = 0
+    stages: int = 0
+    accuracy: float = math.nan
+    error: str = ""
+
+
+Show = Callable[[Sequence[Progress], Sequence[Progress]], None]
+"""Hears of the runs that are under way and of those that just ended."""
+
+
+def conduct(
+    study: Study,
+    trials: Sequence[Trial],
+    store: Store,
+    jobs: int,
+    threads: int,
+    show: Show,
+) -> list[Progress]:
+    """Compute the trials that are not stored yet, in parallel processes.
+
+    Args:
+        study: whose runs they are.
+        trials: of the study; same configurations are computed once.
+        store: takes each when it is finished.
+        jobs: processes at once.
+        threads: of each.
+        show: called every second, and whenever runs end, with the runs that are under way and those that just ended.
+
+    Returns:
+        The runs that failed, with their errors.
+    """
+    there = store.keys()
+    left = list({trial.key: trial for trial in trials if trial.key not in there}.values())
+    scratch = study.store.with_suffix(".unfinished")
+    running: dict[str, Progress] = {}
+    failed: list[Progress] = []
+    processes: set[subprocess.Popen[str]] = set()
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            waiting = {pool.submit(one, trial, scratch / trial.key, threads, running, processes): trial for trial in left}
+            while waiting:
+                done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+                ended = [future.result() for future in done]
+                for future, progress in zip(done, ended, strict=True):
+                    trial = waiting.pop(future)
+                    if progress.error:
+                        failed.append(progress)
+                    else:
+                        store.add(trial, scratch / trial.key)
+                        shutil.rmtree(scratch / trial.key)
+                show(list(running.values()), ended)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(processes):
+                process.kill()  # its folder holds what it has done
+            raise
+    if scratch.is_dir() and not any(scratch.iterdir()):
+        scratch.rmdir()
+    return failed
+
+
+def one(trial: Trial, folder: Path, threads: int, running: dict[str, Progress], processes: set[subprocess.Popen[str]]) -> Progress:
+    """Compute one run in a process of its own, and follow its lines."""
+    progress = running[trial.key] = Progress(trial)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / f"given-{CONFIG}"
+    files.write(config, trial.experiment.toml())
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "nacre.worker", str(config), str(folder)]
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        processes.add(process)
+        assert process.stdout is not None
+        for text in process.stdout:
+            line = json.loads(text)
+            progress.stage, progress.stages = line.get("stage", progress.stage), line.get("stages", progress.stages)
+            progress.accuracy, progress.error = line.get("accuracy", progress.accuracy), line.get("error", "")
+        code = process.wait()
+        if code and not progress.error:
+            errors.seek(0)
+            progress.error = (errors.read().strip().splitlines() or [f"its process ended with code {code}"])[-1]
+    processes.discard(process)
+    del running[trial.key]
+    return progress
+
+
+def parallel(trial: Trial, cores: int) -> tuple[int, int]:
+    """How many runs at once, and threads for each, measured to bring the most images per second on this machine's cores.
+
+    Reads the trial's data, which leaves them decoded for the runs.
+    """
+    import torch
+
+    from nacre.training.runtime import Runtime
+    from nacre.training.speed import CHOICES, measure
+
+    runtime = Runtime(trial.experiment.hardware)
+    stream = trial.experiment.stream()
+    if runtime.device.type != "cpu" or cores == 1:
+        return 1, cores
+    model = trial.experiment.method.whole(stream.source.spec)
+    model.grow(len(stream.source.classes))
+    hardware = trial.experiment.hardware
+    choice = next(pair for pair in reversed(CHOICES) if hardware.precision in ("auto", pair[0]) and hardware.layout in ("auto", pair[1]))
+    rates = {}
+    before = torch.get_num_threads()
+    for threads in counts(cores):
+        torch.set_num_threads(threads)
+        seconds = measure(runtime, model, min(trial.experiment.method.optim.batch, 64), 3, choice)
+        rates[threads] = cores // threads / seconds
+    torch.set_num_threads(before)
+    best = max(rates, key=rates.__getitem__)
+    return cores // best, best
+
+
+def counts(cores: int) -> Iterator[int]:
+    """1, 2, 4 ... up to all cores."""
+    threads = 1
+    while threads < cores:
+        yield threads
+        threads *= 2
+    yield cores
