@@ -80,6 +80,22 @@ def test_the_fields_order_of_cifar() -> None:
     assert stream[0].names[:2] == ("class 68", "class 56")
 
 
+def test_numpys_order_of_the_runs_seed() -> None:
+    stream = Arrival(order="numpy").stream(plain(), "b50-inc10", seed=1993)
+    assert list(stream.order) == np.random.RandomState(1993).permutation(100).tolist()
+    assert (
+        list(Arrival(order="numpy").stream(plain(), "b0-inc10", seed=2**40 + 5).order) == np.random.RandomState(5).permutation(100).tolist()
+    )
+
+
+def test_only_the_first_classes_take_part_whatever_the_order() -> None:
+    for order in ("seed", "source", "numpy"):
+        stream = Arrival(order=order, classes=20).stream(plain(), "b0-inc4", seed=3)
+        assert len(stream) == 5
+        assert sorted(stream.classes) == sorted(plain().classes[:20])
+    assert len(Arrival(classes=500).stream(plain(), "b0-inc10", seed=0)) == 10
+
+
 def test_the_sources_own_order_and_the_seeds() -> None:
     assert pixels_of(Arrival(order="source").stream(plain(6), "b0-inc2", 0)) == [[0, 1], [2, 3], [4, 5]]
     first, again, other = (pixels_of(Arrival().stream(plain(20), "b0-inc5", seed)) for seed in (0, 0, 1))
@@ -121,7 +137,7 @@ def test_few_shots_after_the_first_stage() -> None:
     assert torch.equal(stream[1].train.rows, again[1].train.rows)
 
 
-@pytest.mark.parametrize("settings", [{"imbalance": 0.5}, {"shots": -1}, {"order": "numpy"}, {"order": "1993"}])
+@pytest.mark.parametrize("settings", [{"imbalance": 0.5}, {"shots": -1}, {"order": "numpy-"}, {"order": "1993"}, {"classes": -1}])
 def test_other_arrivals_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):
         Arrival(**settings)  # type: ignore[arg-type]

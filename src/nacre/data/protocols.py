@@ -109,7 +109,7 @@ class Arrival:
             return list(range(classes))
         if self.order == "seed":
             return torch.randperm(classes, generator=generator(seed, "class order")).tolist()
-        drawn = seed if self.order == "numpy" else int(self.order.removeprefix("numpy-"))
+        drawn = seed % 2**32 if self.order == "numpy" else int(self.order.removeprefix("numpy-"))
         return np.random.RandomState(drawn).permutation(classes).tolist()  # type: ignore[no-any-return]
 
     def _kept(self, source: Source, order: Sequence[int], first: int, seed: int) -> Tensor:

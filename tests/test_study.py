@@ -1,0 +1,203 @@
+"""Studies as used: stored as they finish, never computed twice, gone on with after a kill, errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from nacre.cli import app
+from nacre.errors import NacreError
+from nacre.experiment import Experiment, Run
+from nacre.study import Store, Study, counts, spread, table
+
+STUDY = """
+name = "little"
+seeds = [3, 4]
+epochs = 1
+
+[base.method]
+backbone = "small"
+
+[base.hardware]
+device = "cpu"
+precision = "fp32"
+layout = "contiguous"
+threads = 1
+
+[arms.replay]
+method.name = "replay"
+published = { average = 50.0, last = 40.0, source = "nobody" }
+
+[arms.wide]
+method.name = "replay"
+memory = "40/class"
+method.optim.epochs = 2
+"""
+
+
+def written(folder: Path, text: str = STUDY) -> Path:
+    path = folder / "little.toml"
+    path.write_text(text)
+    return path
+
+
+def told(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["study", *arguments])
+    return result.exit_code, result.output
+
+
+def test_a_study_computes_every_arm_and_seed_once(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    code, output = told(str(path), "--jobs", "2", "--threads", "1", "--json")
+    assert code == 0, output
+    assert output.count("last accuracy") == 4
+    found = json.loads(output[output.index("{\n") :])
+    assert [(entry["arm"], entry["runs"]) for entry in found["arms"]] == [("replay", 2), ("wide", 2)]
+    study = Study.load(path)
+    rows = Store(study.store).rows(study.trials())
+    assert {(row.arm, row.seed) for row in rows} == {(arm, seed) for arm in ("replay", "wide") for seed in (3, 4)}
+    assert rows[0].log.count("\n") == 6  # a line per stage and epoch, and the head
+    assert not study.store.with_suffix(".unfinished").exists()
+
+    trial = study.trial("wide", "", 4)
+    assert trial.experiment.method.optim.epochs == 2  # the arm's own word wins
+    session = Run(trial.experiment, tmp_path / "alone")
+    for _ in session.stages():
+        pass
+    alone = session.metrics()["results"]["summary"]
+    mine = next(row for row in rows if (row.arm, row.seed) == ("wide", 4))
+    assert mine.number("last") == alone["last"]
+    assert mine.number("average_incremental") == alone["average_incremental"]
+
+    before = sqlite3.connect(study.store).execute("select key, finished from runs").fetchall()
+    code, output = told(str(path), "--jobs", "2", "--threads", "1")
+    assert code == 0
+    assert "last accuracy" not in output
+    assert sqlite3.connect(study.store).execute("select key, finished from runs").fetchall() == before
+
+    code, output = told(str(path), "--show", "--markdown")
+    average = sum(100 * row.number("average_incremental") for row in rows if row.arm == "replay") / 2
+    line = next(line for line in output.splitlines() if line.startswith("| `replay`"))
+    assert f"| 50.0 | {average - 50:+.1f} |" in line
+    assert f"{average:.1f} ±" in line
+
+
+def test_another_name_of_the_same_configuration_is_the_same_run(tmp_path: Path) -> None:
+    study = Study.load(written(tmp_path, STUDY + '\n[arms.again]\nmethod.name = "replay"\n'))
+    keys = {(trial.arm, trial.seed): trial.key for trial in study.trials()}
+    assert keys["again", 3] == keys["replay", 3]
+    assert len(set(keys.values())) == 4
+    assert "little" not in study.trial("replay", "", 3).config
+
+
+def test_a_killed_study_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
+    path = written(tmp_path, STUDY.replace("epochs = 1", "epochs = 12", 1))
+    command = [sys.executable, "-m", "nacre", "study", str(path), "--jobs", "2", "--threads", "1", "--arm", "replay"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        scratch = tmp_path / "little.unfinished"
+        until(lambda: len(list(scratch.glob("*/metrics.json"))) == 2 or process.poll() is not None)
+        workers = workers_of(tmp_path)
+        process.send_signal(signal.SIGKILL)
+    if workers:
+        until(lambda: not workers_of(tmp_path))
+    study = Study.load(path)
+    code, output = told(str(path), "--jobs", "2", "--threads", "1", "--arm", "replay")
+    assert code == 0, output
+    rows = Store(study.store).rows(study.trials(["replay"]))
+    assert len(rows) == 2
+    session = Run(study.trial("replay", "", 3).experiment, tmp_path / "alone")
+    for _ in session.stages():
+        pass
+    assert rows[0].metrics["results"]["summary"] == json.loads(json.dumps(session.metrics()["results"]["summary"]))
+
+
+def until(true: object, seconds: float = 120) -> None:
+    assert callable(true)
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def workers_of(folder: Path) -> list[int]:
+    """Processes that compute a run below a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "nacre.worker" in line and str(folder) in line:
+            found.append(int(entry.parent.name))
+    return found
+
+
+@pytest.mark.skipif(os.name != "posix", reason="reads /proc")
+def test_a_worker_ends_when_nobody_listens(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(Experiment.of({"method": {"name": "replay", "optim": {"epochs": 5000}}}).toml())
+    command = [sys.executable, "-m", "nacre.worker", str(config), str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until(lambda: (tmp_path / "run" / "config.toml").exists())
+        assert process.poll() is None
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(30) == 1
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
+    path = written(tmp_path, STUDY + '\n[arms.broken]\ndata = "/nowhere/at/all"\n')
+    code, output = told(str(path), "--jobs", "2", "--threads", "1", "--seed", "3")
+    assert code == 2
+    assert "broken, seed 3" in output
+    assert "/nowhere/at/all" in output
+    study = Study.load(path)
+    assert {row.arm for row in Store(study.store).rows(study.trials())} == {"replay", "wide"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seeds = 2\n", "no [arms.NAME]"),
+        ("seeds = []\n[arms.a]\n", "seeds is []"),
+        ("seeds = [-1]\n[arms.a]\n", "seeds is [-1]"),
+        ("speed = 2\n[arms.a]\n", "unknown speed"),
+        ("[arms]\na = 3\n", "arms.a must be a table"),
+        ('[arms.a]\nmethod.name = "repaly"\n', "Did you mean 'replay'"),
+        ("[arms.a]\nmethod.optim.lr = -1\n", "lr is -1"),
+        ("epochs = 0\n[arms.a]\n", "epochs is 0"),
+    ],
+)
+def test_mistakes_in_a_study_are_named(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(NacreError) as error:
+        Study.load(written(tmp_path, text)).trials()
+    assert said in str(error.value)
+
+
+def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.sqlite"
+    path.write_text("no database at all, but long enough to be read as the head of one" * 20)
+    with pytest.raises(NacreError, match="no file of a study"):
+        Store(path)
+    code, output = told(str(written(tmp_path)), "--show")
+    assert code == 2
+    assert "no run of this study is finished" in output
+    code, output = told(str(written(tmp_path)), "--arm", "replya")
+    assert code == 2
+    assert "unknown arm" in output
+
+
+def test_spread_leaves_out_what_is_no_number() -> None:
+    assert spread([1.0, float("nan"), 3.0]) == (2.0, pytest.approx(2**0.5))
+    assert list(counts(6)) == [1, 2, 4, 6]
+    assert list(counts(1)) == [1]
+    assert table(Study("s", "", (0,), {"a": {}}, {"": {}}, {}, Path("none")), []) == []
