@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from nacre.experiment import Experiment, Run
+from nacre.methods import METHODS
+from nacre.study import Study
 from nacre.training.optim import Optim
 from nacre.training.runtime import Hardware
 
@@ -51,7 +53,24 @@ def test_files_that_the_readme_links_exist() -> None:
         assert (ROOT / target).exists(), target
 
 
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+FILES = sorted((ROOT / "recipes").glob("*.toml"))
+STUDIES = [path for path in FILES if "arms" in tomllib.loads(path.read_text())]
+RECIPES = [path for path in FILES if path not in STUDIES]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_says_what_it_is_and_all_its_settings_fit(path: Path) -> None:
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any(f"nacre study recipes/{path.name}" in line for line in header)
+    study = Study.load(path)
+    trials = study.trials()
+    assert len(trials) == len(study.arms) * len(study.data) * len(study.seeds)
+    assert all(trial.experiment.method.optim.epochs == study.epochs for trial in trials)
+
+
+def test_the_study_of_all_methods_has_them_all() -> None:
+    study = Study.load(ROOT / "recipes" / "cifar-20-classes.toml")
+    assert {arm["method"]["name"] for arm in study.arms.values()} == set(METHODS)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

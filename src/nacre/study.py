@@ -186,9 +186,10 @@ class Store:
             if found > FORMAT:
                 raise NacreError(f"{path} has format {found}, this nacre reads up to {FORMAT}: install a newer nacre.")
             columns = "key text primary key, config text, metrics text, log text, finished text"
-            self.base.execute(f"create table if not exists runs ({columns}) strict")
-            self.base.execute(f"pragma user_version = {FORMAT}")
-            self.base.commit()
+            if found == 0:
+                self.base.execute(f"create table if not exists runs ({columns}) strict")
+                self.base.execute(f"pragma user_version = {FORMAT}")
+                self.base.commit()
         except sqlite3.DatabaseError as error:
             raise NacreError(f"{path} is no file of a study ({error}): name another with --store.") from None
 
