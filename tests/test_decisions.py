@@ -20,8 +20,11 @@ ORDER = [
     {"evaluation"},
     {"modelfile"},
     {"experiment"},
-    {"study"},
-    {"worker", "terminal"},
+    {"study", "holding"},
+    {"lesson"},
+    {"editing", "forecast", "predicting", "inspection", "export", "estimator"},
+    {"worker", "terminal", "telling"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]

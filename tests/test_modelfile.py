@@ -106,7 +106,7 @@ def test_a_failed_save_leaves_the_old_file(saved: Path, runtime: Runtime, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(NacreError, match="no room on the disk"):
         modelfile.save(saved, learner)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]

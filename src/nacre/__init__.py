@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nacre.data.readers import digits as digits
     from nacre.data.stream import Stream as Stream
     from nacre.errors import NacreError as NacreError
+    from nacre.estimator import IncrementalClassifier as IncrementalClassifier
     from nacre.evaluation.matrix import AccuracyMatrix as AccuracyMatrix
     from nacre.evaluation.metrics import average_incremental as average_incremental
     from nacre.evaluation.metrics import forgetting as forgetting
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 PUBLIC = {
     "AccuracyMatrix": "nacre.evaluation.matrix",
     "Experiment": "nacre.experiment",
+    "IncrementalClassifier": "nacre.estimator",
     "Learner": "nacre.training.learner",
     "METHODS": "nacre.methods",
     "NacreError": "nacre.errors",

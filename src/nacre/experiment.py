@@ -205,7 +205,7 @@ class Run:
             began = time.perf_counter()
             self.learner.learn(stage, journal, self.watch)
             learnt = time.perf_counter()
-            panel.keep(self.learner)
+            panel.keep(self.learner, stage)
             result = examine(self.learner, self.stream, stage)
             self.history = [{name: value for name, value in past.items() if name != "confusion"} for past in self.history]
             self.history.append({**result, "probe_gain": result["probe"] - self.random_probe})

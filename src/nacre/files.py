@@ -5,6 +5,7 @@ Tensors are safetensors files, whose reader runs no code; what nacre has to say 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -19,8 +20,14 @@ from torch import Tensor
 
 from nacre.errors import NacreError
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What the system says where there is no room."""
 FORMAT = 1
 """Of nacre's tensor files; a reader refuses a newer one."""
+
+
+class NoRoom(NacreError):  # noqa: N818 - a finding
+    """The disk is full."""
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
@@ -45,10 +52,25 @@ def write(path: Path, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-    except BaseException:
+    except BaseException as error:
         draft.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise NoRoom(f"no room on the disk for {path} ({len(data) / 1e6:,.1f} MB): make room, and repeat the command.") from None
         raise
     sync(path.parent)
+
+
+def duplicate(path: Path, twin: Path) -> None:
+    """Put a second name, or where the system has no links a copy, of a file at `twin`, whole at any moment."""
+    draft = twin.with_name(f".{twin.name}.{secrets.token_hex(4)}.part")
+    try:
+        os.link(path, draft)
+        draft.replace(twin)
+        draft.unlink(missing_ok=True)  # two names of one file do not replace one another
+    except OSError:
+        draft.unlink(missing_ok=True)
+        write(twin, path.read_bytes())
+    sync(twin.parent)
 
 
 def sync(folder: Path) -> None:
@@ -74,6 +96,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = as_json(header)
     write(path, save(flat, {"nacre": text, "format": str(FORMAT), "digest": digest(flat, f"{FORMAT}:{text}")}))
+
+
+def header_bytes(path: Path) -> int:
+    """Bytes of a tensor file that are not tensors.
+
+    Raises:
+        NacreError: there is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            return 8 + int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise NacreError(f"cannot read {path} ({error.strerror}): give a file that nacre wrote.") from None
 
 
 def read_tensors(path: Path, what: str = "model file") -> tuple[dict[str, Tensor], dict[str, Any]]:

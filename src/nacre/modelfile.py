@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from nacre import files, settings
 from nacre.data.augment import Augment
 from nacre.data.memory import budget
@@ -38,9 +41,29 @@ def save(path: Path, learner: Learner, more: Mapping[str, Any] | None = None) ->
         "augment": settings.plain(learner.spec.augment),
         "classes": list(learner.classes),
         "stages": learner.stages,
+        "half": learner.half,
+        "came": list(learner.came),
+        "images": list(learner.images),
+        "held": str(learner.knowledge.held.budget),
+        "margin": learner.spec.margin,
         "more": dict(more or {}),
     }
-    files.write_tensors(path, learner.state(), header)
+    files.write_tensors(path, stored(learner), header)
+
+
+def stored(learner: Learner) -> dict[str, Tensor]:
+    """A learner's state as its file keeps it: the model's float32 numbers at half precision where the learner says so and they fit."""
+    if not learner.half:
+        return learner.state()
+    return {
+        name: tensor.half() if name.startswith("model/") and tensor.dtype == torch.float32 and fits_half(tensor) else tensor
+        for name, tensor in learner.state().items()
+    }
+
+
+def fits_half(tensor: Tensor) -> bool:
+    """Whether no number is beyond the range of float16."""
+    return bool((tensor.abs() < torch.finfo(torch.float16).max).all())
 
 
 def load(path: Path, runtime: Runtime | None = None) -> tuple[Learner, dict[str, Any]]:
@@ -59,13 +82,16 @@ def load(path: Path, runtime: Runtime | None = None) -> tuple[Learner, dict[str,
     try:
         learner = Learner(
             method_of(header["method"]),
-            ImageSpec(tuple(header["shape"]), settings.build(Augment, header["augment"], "augment.")),
+            ImageSpec(tuple(header["shape"]), settings.build(Augment, header["augment"], "augment."), header.get("margin", 1.0)),
             memory=budget(header["memory"]),
             selection=header["selection"],
             seed=header["seed"],
             runtime=runtime,
         )
-        learner.restore(tensors, tuple(header["classes"]), header["stages"])
+        learner.knowledge.held.budget = budget(header.get("held", "none"))
+        came, images = (tuple(header.get(name, ())) for name in ("came", "images"))
+        learner.half = bool(header.get("half", False))
+        learner.restore(tensors, tuple(header["classes"]), header["stages"], came, images)
         return learner, dict(header["more"])
     except (KeyError, TypeError, ValueError) as error:
         raise NacreError(f"{path} cannot be understood ({error}): use a copy that is whole.") from None

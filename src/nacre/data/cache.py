@@ -9,7 +9,6 @@ Shapes: N images, C channels, H x W pixels.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -41,7 +40,6 @@ from nacre.limits import free_memory
 FORMAT = 1
 """Of an entry, and of what decoding gives: entries of other numbers are made anew."""
 ABOUT, PIXELS, DONE, DIGESTS, REASONS = "about.json", "pixels", "done", "digests", "reasons.json"
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 CHUNK = 64
 """Images that a thread decodes at a time."""
 Progress = Callable[[int, int], None]
@@ -152,8 +150,8 @@ def emptied_where_full(place: Path, size: int) -> Iterator[None]:
     """Turn a full disk into one clear message, and leave no half entry behind."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in FULL:
+    except (OSError, files.NoRoom) as error:
+        if isinstance(error, OSError) and error.errno not in files.FULL:
             raise
         shutil.rmtree(place, ignore_errors=True)
         raise NacreError(

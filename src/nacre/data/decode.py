@@ -42,6 +42,8 @@ class Form:
     width: int
     margin: float = 1.0
     """The shorter side is brought to this multiple of the form's before its centre is cut out."""
+    strict: bool = True
+    """Whether a colour image among grey ones is a finding, rather than made grey."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -156,7 +158,7 @@ def decode(data: bytes, form: Form) -> NDArray[np.uint8]:
     image = opened(data)
     try:
         image.draft(None, reach(image, form))  # lets a JPEG be decoded at a fraction of its size
-        plain = flattened(image, form.channels)
+        plain = flattened(image, form)
         if orientation(image) in TURNS:
             plain = plain.transpose(TURNS[orientation(image)])
         pixels = np.asarray(framed(plain, form))
@@ -172,7 +174,7 @@ def reach(image: Image.Image, form: Form) -> tuple[int, int]:
     return (round(image.width * scale), round(image.height * scale)) if scale < 1 else image.size
 
 
-def flattened(image: Image.Image, channels: int) -> Image.Image:
+def flattened(image: Image.Image, form: Form) -> Image.Image:
     """Mode L or RGB without transparency."""
     if image.mode in MODES_DEEP:
         image = shallow(image)
@@ -185,9 +187,9 @@ def flattened(image: Image.Image, channels: int) -> Image.Image:
         paper = Image.new(solid, image.size, "white")
         paper.paste(image.convert(solid), mask=image.getchannel("A"))
         image = paper
-    if channels == 1 and image.mode not in MODES_GREY:
+    if form.channels == 1 and form.strict and image.mode not in MODES_GREY:
         raise Colourful
-    return image.convert("L" if channels == 1 else "RGB")
+    return image.convert("L" if form.channels == 1 else "RGB")
 
 
 def shallow(image: Image.Image) -> Image.Image:

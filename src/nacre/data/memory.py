@@ -159,6 +159,17 @@ class Memory:
         candidates = mine + fresh
         return self.select(count, lambda: features_of(candidates), quota, generator(seed, "select", stage, label))
 
+    def take(self, which: Tensor) -> None:
+        """Keep the exemplars at `which` alone: positions [m] or a mask [M]."""
+        self.images, self.labels, self.stored = self.images[which], self.labels[which], self.stored[which]
+
+    def narrow(self, classes: Tensor) -> None:
+        """Keep exemplars of some classes alone, which count from 0 on then: positions [k], ascending."""
+        self.take(torch.isin(self.labels, classes))
+        self.labels = torch.searchsorted(classes, self.labels)
+        if self.stored.shape[1]:
+            self.stored = F.pad(self.stored, (0, max(0, int(classes.max()) + 1 - self.stored.shape[1])), value=-torch.inf)[:, classes]
+
     def state(self) -> dict[str, Tensor]:
         """What a model file keeps of the memory."""
         beside = {"stored": self.stored} if self.stored.shape[1] else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +41,13 @@ class Reading:
     skip_unreadable: bool = False
     """Leave out what cannot be used, rather than stop."""
     test: float = 0.2
-    """Share of every class that is held out for testing where the data come without a split."""
+    """Share of every class that is held out for testing where the data come without a split; 0: none."""
 
     def __post_init__(self) -> None:
         if self.size < 0 or 0 < self.size < 8:
             raise ValueError(f"size is {self.size}, but it must be 0 or at least 8 pixels")
-        if not 0 < self.test < 1:
-            raise ValueError(f"test is {self.test}, but it must be in (0, 1)")
+        if not 0 <= self.test < 1:
+            raise ValueError(f"test is {self.test}, but it must be in [0, 1)")
 
 
 def digits() -> Source:
@@ -71,8 +71,8 @@ def held_out(labels: Tensor, *, fraction: float, seed: int) -> tuple[Tensor, Ten
 
     Args:
         labels: [n], int64.
-        fraction: share of every class that is held out, in (0, 1); at least one sample of a class stays on each side
-            where it has two or more.
+        fraction: share of every class that is held out, in [0, 1); above 0, at least one sample of a class stays on each
+            side where it has two or more.
         seed: of the split.
 
     Returns:
@@ -83,7 +83,7 @@ def held_out(labels: Tensor, *, fraction: float, seed: int) -> tuple[Tensor, Ten
     order = labels.argsort(stable=True).numpy()
     for group in np.split(order, np.unique(labels.numpy()[order], return_index=True)[1][1:]):
         members = rng.permutation(group)
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        count = min(max(1, round(fraction * len(members))), len(members) - 1) if fraction else 0
         out.append(members[:count])
         kept.append(members[count:])
     return torch.from_numpy(np.sort(np.concatenate(kept))), torch.from_numpy(np.sort(np.concatenate(out)))
@@ -123,13 +123,14 @@ READERS: dict[str, Callable[[], Source]] = {"digits": digits}
 """Data sets that come with the package's dependencies."""
 
 
-def read(data: str, reading: Reading = Reading(), progress: Progress | None = None) -> Source:
+def read(data: str, reading: Reading = Reading(), progress: Progress | None = None, form: Form | None = None) -> Source:
     """The data set that `data` names.
 
     Args:
         data: a name in `READERS`, `torchvision:NAME`, or a path.
         reading: how to read it.
         progress: hears how decoding goes, where there is something to decode.
+        form: what the images at a path become; by default what suits them.
 
     Raises:
         NacreError: there is no such data set, or something in it cannot be used.
@@ -138,7 +139,7 @@ def read(data: str, reading: Reading = Reading(), progress: Progress | None = No
         return READERS[data]()
     path = Path(data)
     found = torchvision_arrays(data) if data.startswith("torchvision:") else found_at(path, reading.label)
-    return from_listing(found, reading, progress) if isinstance(found, Listing) else from_arrays(found, path, reading)
+    return from_listing(found, reading, progress, form) if isinstance(found, Listing) else from_arrays(found, path, reading, form)
 
 
 def found_at(path: Path, label: str) -> Found:
@@ -159,28 +160,30 @@ def found_at(path: Path, label: str) -> Found:
     raise NacreError(f"{legible(path)} is of no format that can be read: give a folder with one sub-folder per class, or one of {known}.")
 
 
-def from_arrays(found: arrays.Arrays, where: Path, reading: Reading) -> Source:
+def from_arrays(found: arrays.Arrays, where: Path, reading: Reading, form: Form | None = None) -> Source:
     """A source of what lies in memory."""
     pixels, labels, classes, test = arrays.parts_of(found, where)
     _, channels, height, width = pixels.shape
-    form = common_form([Look("L" if channels == 1 else "RGB", height, width)], reading.size)
-    return divided(torch.from_numpy(resized(pixels, form)), torch.tensor(labels), classes, test, reading)
+    form = form or common_form([Look("L" if channels == 1 else "RGB", height, width)], reading.size)
+    source = divided(torch.from_numpy(resized(pixels, form)), torch.tensor(labels), classes, test, reading)
+    return replace(source, margin=form.margin)
 
 
 def resized(pixels: NDArray[np.uint8], form: Form) -> NDArray[np.uint8]:
     """Images [n, C, H, W] in a form."""
-    if pixels.shape[2:] == (form.height, form.width):
+    if pixels.shape[1:] == form.shape:
         return pixels
 
     def one(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        picture = framed(Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)), form)
+        picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+        picture = framed(picture.convert("L" if form.channels == 1 else "RGB"), form)
         return np.asarray(picture).reshape(form.height, form.width, -1).transpose(2, 0, 1)
 
     with ThreadPoolExecutor(cache.cores()) as pool:
         return np.stack(list(pool.map(one, pixels)))
 
 
-def from_listing(listing: Listing, reading: Reading, progress: Progress | None) -> Source:
+def from_listing(listing: Listing, reading: Reading, progress: Progress | None, form: Form | None = None) -> Source:
     """A source of encoded images, decoded once.
 
     Raises:
@@ -189,12 +192,13 @@ def from_listing(listing: Listing, reading: Reading, progress: Progress | None) 
     encoded = listing.encoded
     if not len(encoded):
         raise NacreError(f"{encoded.origin} holds no image: give a folder with one sub-folder of images per class.")
-    found = cache.decoded(encoded, probed_form(encoded, reading.size), progress)
+    form = form or probed_form(encoded, reading.size)
+    found = cache.decoded(encoded, form, progress)
     labels = torch.tensor(listing.labels)
     bad = {row: f"{encoded.name(row)}: {reason}" for row, reason in sorted(found.reasons.items())}
     usable = torch.ones(len(encoded), dtype=torch.bool)
     usable[list(bad)] = False
-    kept, empty = filled_classes(labels, usable, listing)
+    kept, empty = filled_classes(labels, usable, listing, tested=reading.test > 0)
     unusable = list(bad.values()) + empty
     if unusable and not reading.skip_unreadable:
         count = f"{len(unusable)} thing{'s' * (len(unusable) > 1)} in {encoded.origin} cannot be used:"
@@ -207,7 +211,8 @@ def from_listing(listing: Listing, reading: Reading, progress: Progress | None) 
     position = torch.full((len(listing.classes),), -1).index_put((kept,), torch.arange(len(kept)))
     test = None if listing.test is None else torch.tensor(listing.test)[rows].tolist()
     classes = tuple(listing.classes[label] for label in kept.tolist())
-    return divided(found.images, position[labels[rows]], classes, test, reading, rows, tuple(notes))
+    source = divided(found.images, position[labels[rows]], classes, test, reading, rows, tuple(notes))
+    return replace(source, margin=form.margin)
 
 
 def probed_form(encoded: Encoded, size: int, probes: int = 128) -> Form:
@@ -235,15 +240,16 @@ def contradictions(digests: NDArray[np.uint64], labels: Tensor, listing: Listing
     return found
 
 
-def filled_classes(labels: Tensor, usable: Tensor, listing: Listing) -> tuple[Tensor, list[str]]:
-    """Classes with images to train and to test on, and what is wrong with the others."""
+def filled_classes(labels: Tensor, usable: Tensor, listing: Listing, *, tested: bool) -> tuple[Tensor, list[str]]:
+    """Classes with images to train and, where they are tested, to test on; and what is wrong with the others."""
     count = torch.bincount(labels[usable], minlength=len(listing.classes))
     wrong: dict[int, str] = {int(label): "no image" for label in torch.nonzero(count == 0)}
     if listing.test is None:
-        wrong |= {int(label): "one image only, but one to train on and one to test on are needed" for label in torch.nonzero(count == 1)}
+        ones = torch.nonzero(count == 1) if tested else ()
+        wrong |= {int(label): "one image only, but one to train on and one to test on are needed" for label in ones}
     else:
         is_test = torch.tensor(listing.test)
-        for part, inside in (("training", ~is_test), ("test", is_test)):
+        for part, inside in (("training", ~is_test), *([("test", is_test)] if tested else [])):
             some = torch.bincount(labels[usable & inside], minlength=len(listing.classes))
             wrong |= {int(label): f"no {part} image" for label in torch.nonzero((some == 0) & (count > 0))}
     kept = torch.tensor([label for label in range(len(listing.classes)) if label not in wrong], dtype=torch.long)

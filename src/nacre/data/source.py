@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nacre import settings
 from nacre.data.augment import Augment
+from nacre.data.decode import Form
 from nacre.data.images import Chain, Images
 from nacre.errors import NacreError
 
@@ -70,6 +71,13 @@ class ImageSpec:
     """Channels, height, width in pixels."""
     augment: Augment = field(default_factory=Augment)
     """The training view that suits these images."""
+    margin: float = 1.0
+    """How much of an image file's centre is shown, see `nacre.data.decode.Form`."""
+
+    @property
+    def form(self) -> Form:
+        """What any image file becomes."""
+        return Form(*self.shape, self.margin, strict=False)
 
     @property
     def channels(self) -> int:
@@ -92,6 +100,8 @@ class Source:
     augment: Augment = field(default_factory=Augment)
     notes: tuple[str, ...] = ()
     """What is odd about the data: what was left out because it cannot be used, and images that lie in two classes."""
+    margin: float = 1.0
+    """How much of an image file's centre is shown, see `nacre.data.decode.Form`."""
 
     def __post_init__(self) -> None:
         for part, samples in (("training", self.train), ("test", self.test)):
@@ -100,7 +110,7 @@ class Source:
                 raise NacreError(f"{part} label {int(strange[0])} found, but only {len(self.classes)} classes are named, from 0 on")
             count = torch.bincount(samples.labels, minlength=len(self.classes))
             empty = [self.classes[i] for i in torch.nonzero(count == 0).flatten().tolist()]
-            if empty:
+            if empty and len(samples):
                 raise NacreError(f"no {part} image of {', '.join(empty[:5])}: every class needs at least one")
 
     def viewed(self, changes: Mapping[str, Any]) -> Source:
@@ -115,4 +125,4 @@ class Source:
     def spec(self) -> ImageSpec:
         """Shape and training view of the images."""
         _, channels, height, width = self.train.images.shape
-        return ImageSpec((channels, height, width), self.augment)
+        return ImageSpec((channels, height, width), self.augment, self.margin)

@@ -35,6 +35,16 @@ class Stage:
         """Labels of the classes that this stage brings."""
         return range(self.known, self.seen)
 
+    @property
+    def first(self) -> int:
+        """The lowest label that an image of the stage may have: `known`, unless it brings further images of known classes."""
+        return min(self.known, int(self.train.labels.min())) if len(self.train) else self.known
+
+    @property
+    def share_known(self) -> float:
+        """Share of known classes among the seen ones, in [0, 1); a half where a stage brings further images of known classes alone."""
+        return self.known / self.seen if self.seen > self.known else 0.5
+
 
 class Stream(Sequence[Stage]):
     """A source's classes in an order, cut into stages.

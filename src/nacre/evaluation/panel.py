@@ -5,12 +5,17 @@ Shapes: K classes, C channels, H x W pixels.
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from nacre import files
 from nacre.data.source import Samples
+from nacre.data.stream import Stage
 from nacre.training.inference import outputs
 from nacre.training.learner import Learner
 
@@ -46,14 +51,17 @@ def reconstruct(learner: Learner, samples: Samples) -> tuple[Tensor, Tensor]:
     return torch.cat(parts), torch.cat(errors)
 
 
-def keep(learner: Learner) -> None:
-    """After a stage: keep how the new classes' first exemplars are reconstructed, C x H x W bytes per class."""
+def keep(learner: Learner, stage: Stage) -> None:
+    """After a stage: keep how the first exemplars of the classes it brought are reconstructed, C x H x W bytes per class."""
     exemplars = first_exemplars(learner)
     if exemplars is None or learner.knowledge.model.decoder is None:
         return
     now, _ = reconstruct(learner, exemplars)
-    before = learner.knowledge.statistics.get(THEN, now[:0])
-    learner.knowledge.statistics[THEN] = torch.cat([before.cpu(), now[len(before) :]])
+    before = learner.knowledge.statistics.get(THEN, now[:0]).cpu()
+    then = torch.cat([before, now[len(before) :]])
+    brought = stage.train.labels.unique()
+    then[brought] = now[brought]  # further images of a known class may have given it another first exemplar
+    learner.knowledge.statistics[THEN] = then
 
 
 def panel(learner: Learner) -> Panel | None:
@@ -63,3 +71,45 @@ def panel(learner: Learner) -> Panel | None:
         return None
     now, errors = reconstruct(learner, exemplars)
     return Panel(exemplars.pixels(), then.cpu(), now, errors)
+
+
+def draw(shown: Panel, names: Sequence[str], path: Path, side: int = 96) -> None:
+    """Write the pictures as one PNG: a column per class, its exemplar, its reconstruction then, and now.
+
+    Args:
+        shown: the pictures.
+        names: of the classes.
+        path: where.
+        side: of a picture, in pixels.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    gap, label, margin = 8, 22, 68
+    across = min(len(names), 12)
+    down = -(-len(names) // across)
+    height = 3 * (side + gap) + label + gap
+    sheet = Image.new("RGB", (margin + across * (side + gap) + gap, down * height + gap), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for number, name in enumerate(names):
+        left, top = margin + gap + number % across * (side + gap), gap + number // across * height
+        for row, word in enumerate(("exemplar", "then", "now") if number % across == 0 else ()):
+            pen.text((gap, top + row * (side + gap) + side // 2 - 8), word, fill="#666666", font=font)
+        for row, pictures in enumerate((shown.images, shown.then, shown.now)):
+            pixels = pictures[number]
+            picture = Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
+            how = Image.Resampling.NEAREST if max(picture.size) < side else Image.Resampling.BOX
+            sheet.paste(picture.convert("RGB").resize((side, side), how), (left, top + row * (side + gap)))
+        while name and pen.textlength(name, font) > side:
+            name = name.removesuffix("…")[:-1] + "…"
+        pen.text((left, top + 3 * (side + gap)), name, fill="#333333", font=font)
+    out = io.BytesIO()
+    sheet.save(out, "PNG")
+    files.write(path, out.getvalue())
+
+
+def growth(learner: Learner, shown: Panel) -> Tensor:
+    """By how much the unexplained variance of each class's exemplar grew since the class came: [K], a drift without labels."""
+    normalise = learner.knowledge.model.normalise
+    images, then, now = (normalise(learner.runtime.images(pixels)) for pixels in (shown.images, shown.then, shown.now))
+    more: Tensor = ((now - images).square() - (then - images).square()).mean((1, 2, 3))
+    return more.cpu()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
+from nacre import __version__
 from nacre.evaluation import metrics as formulas
 from nacre.evaluation import plots
 from nacre.evaluation.matrix import AccuracyMatrix
@@ -34,11 +36,6 @@ def render(metrics: Row, rows: Sequence[Row], config: str, panel: Panel | None, 
     Returns:
         HTML that needs no other file, no script and no network; everything from outside is escaped.
     """
-    loader = PackageLoader("nacre.evaluation", ".")
-    page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(
-        percent=percent, points=points, number=number, amount=amount, bytes=bytes_text, seconds=seconds_text, operations=operations
-    )
     stages = metrics["results"]["stages"]
     pictures = {
         "curve": plots.curve(stages),
@@ -47,19 +44,56 @@ def render(metrics: Row, rows: Sequence[Row], config: str, panel: Panel | None, 
         "errors": plots.errors(stages),
         "course": plots.course(rows),
     }
-    return page.get_template("report.html.j2").render(
-        run=metrics,
-        stages=stages,
-        summary=metrics["results"]["summary"],
-        cost=metrics["cost"],
-        machine=metrics["machine"],
-        config=config,
-        small=plots.SMALL,
-        pictures={name: Markup(svg) for name, svg in pictures.items()},
-        panel=pictures_of(panel, metrics["classes"]) if panel is not None else [],
-        joint=joint,
-        intransigence=None if joint is None else intransigence(metrics, joint),
-        scores=list(dict.fromkeys(name for stage in stages for name in stage["novelty"] or {})),
+    return (
+        pages()
+        .get_template("report.html.j2")
+        .render(
+            run=metrics,
+            stages=stages,
+            summary=metrics["results"]["summary"],
+            cost=metrics["cost"],
+            machine=metrics["machine"],
+            config=config,
+            small=plots.SMALL,
+            pictures={name: Markup(svg) for name, svg in pictures.items()},
+            panel=pictures_of(panel, metrics["classes"]) if panel is not None else [],
+            joint=joint,
+            intransigence=None if joint is None else intransigence(metrics, joint),
+            scores=list(dict.fromkeys(name for stage in stages for name in stage["novelty"] or {})),
+        )
+    )
+
+
+def pages() -> Environment:
+    """The templates; whatever they are given is escaped."""
+    loader = PackageLoader("nacre.evaluation", ".")
+    found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    found.filters.update(
+        percent=percent, points=points, number=number, amount=amount, bytes=bytes_text, seconds=seconds_text, operations=operations
+    )
+    return found
+
+
+def render_evaluation(found: Row, classes: Sequence[str], about: Mapping[str, str | None]) -> str:
+    """Write the report of an evaluation.
+
+    Args:
+        found: what `nacre.evaluation.appraisal.appraise` gave.
+        classes: names, by label.
+        about: `model`, `images` and `unknowns` as they were named.
+
+    Returns:
+        HTML that needs no other file; everything from outside is escaped.
+    """
+    return (
+        pages()
+        .get_template("evaluation.html.j2")
+        .render(
+            found=found,
+            about={**about, "version": __version__, "date": time.strftime("%Y-%m-%d %H:%M")},
+            confusion=Markup(plots.confusion(found["confusion"], classes)),
+            small=plots.SMALL,
+        )
     )
 
 

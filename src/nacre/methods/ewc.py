@@ -27,6 +27,7 @@ class EWC(Method):
 
     family = "weight regularization"
     paper = "Kirkpatrick et al., PNAS 2017"
+    by_class = ("importance/head.rows", "anchor/head.rows")
 
     strength: float = 1000.0
     """Lambda: the loss holds half of it times the penalty."""

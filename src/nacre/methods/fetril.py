@@ -27,6 +27,7 @@ class FeTrIL(Method):
 
     family = "no exemplars"
     paper = "Petit et al., WACV 2023"
+    by_class = ("mean",)
 
     strength: float = 1.0
     """C of the classifier, above 0."""

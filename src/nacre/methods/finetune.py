@@ -26,5 +26,5 @@ class Finetune(Method):
 
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """One fit."""
-        loss = Loss(classification=CrossEntropy(first=stage.known if self.among == "new" else 0))
+        loss = Loss(classification=CrossEntropy(first=stage.first if self.among == "new" else 0))
         yield Fit(loss, stage.train, knowledge.model, optim=self.optim_of(stage))

@@ -41,7 +41,7 @@ class GPM(Method):
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """Fit, orthogonal to what was kept; then keep what the stage's inputs add."""
         model, bases = knowledge.model, below("basis", knowledge.statistics)
-        loss, optim = Loss(classification=CrossEntropy(first=stage.known)), self.optim_of(stage)
+        loss, optim = Loss(classification=CrossEntropy(first=stage.first)), self.optim_of(stage)
         if bases:
             norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
             optim = replace(optim, weight_decay=0.0)

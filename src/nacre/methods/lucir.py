@@ -52,10 +52,11 @@ class LUCIR(Method):
         """Imprint the new rows, fit, remember."""
         loss = Loss(classification=CrossEntropy())
         if stage.known:
-            yield Adjust("imprint", self.imprint)
+            if stage.new:
+                yield Adjust("imprint", self.imprint)
             held = self.less_forget * sqrt(stage.known / max(1, len(stage.new))) * FeatureCosine()
             loss = loss.adding(less_forget=held)
-            loss = loss.adding(ranking=self.ranking * MarginRanking(self.margin, self.nearest)) if len(stage.new) else loss
+            loss = loss.adding(ranking=self.ranking * MarginRanking(self.margin, self.nearest)) if stage.new else loss
         yield Fit(loss, seen_samples(knowledge, stage), knowledge.model, teacher=knowledge.teacher, optim=self.optim_of(stage))
         yield Remember()
 

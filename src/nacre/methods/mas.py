@@ -23,6 +23,7 @@ class MAS(Method):
 
     family = "weight regularization"
     paper = "Aljundi et al., ECCV 2018"
+    by_class = ("importance/head.rows", "anchor/head.rows")
 
     strength: float = 1.0
     """Lambda, of the penalty."""

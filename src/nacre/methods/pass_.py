@@ -27,6 +27,7 @@ class PASS(Method):
 
     family = "no exemplars"
     paper = "Zhu et al., CVPR 2021"
+    by_class = ("prototypes",)
     needs = frozenset({"old model"})
 
     head: str = "turned"

@@ -40,7 +40,7 @@ def seen_samples(knowledge: Knowledge, stage: Stage) -> Samples:
 
 def classification(knowledge: Knowledge, stage: Stage) -> CrossEntropy:
     """Cross-entropy over all classes seen; without exemplars no image of a known class is at hand, so over the new ones alone."""
-    return CrossEntropy(first=0 if len(knowledge.memory) else stage.known)
+    return CrossEntropy(first=0 if len(knowledge.memory) else stage.first)
 
 
 def importance_of(work: Work, outcome: Outcome, power: int, most: int, chunk: int = 32) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ def keep(knowledge: Knowledge, weights: Mapping[str, Tensor], anchors: Mapping[s
 def distilling_fit(knowledge: Knowledge, stage: Stage, temperature: float, optim: Optim, data: Samples | None = None) -> Fit:
     """Classify new images and exemplars, and hold the known classes' logits near the teacher's.
 
-    (1 - k) classification + k distillation, k = known / seen (Wu et al., CVPR 2019, eq. 4). Without exemplars no image of a
+    (1 - k) classification + k distillation, k the share of known classes (Wu et al., CVPR 2019, eq. 4). Without exemplars no image of a
     known class is at hand, so classification looks at the new classes' logits alone.
 
     Args:
@@ -89,7 +89,7 @@ def distilling_fit(knowledge: Knowledge, stage: Stage, temperature: float, optim
         data: instead of new images and exemplars.
     """
     data = seen_samples(knowledge, stage) if data is None else data
-    share = stage.known / stage.seen
+    share = stage.share_known
     loss = Loss(classification=(1 - share) * classification(knowledge, stage), distillation=share * Distillation(temperature))
     return Fit(loss, data, knowledge.model, teacher=knowledge.teacher, optim=optim)
 
@@ -121,7 +121,7 @@ def aligned(stage: Stage) -> Adjust:
 
 def new_means(work: Work) -> Tensor:
     """Directions of the new classes' mean features: [new, D], of length one."""
-    train = work.stage.train
+    train = work.stage.train.among(work.stage.new)
     found = F.normalize(features(work.knowledge.model, train, work.runtime))
     member = F.one_hot(train.labels.to(found.device) - work.stage.known, len(work.stage.new)).to(found)
     return F.normalize(member.T @ found)

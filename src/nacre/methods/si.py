@@ -21,6 +21,7 @@ class SI(Method):
 
     family = "weight regularization"
     paper = "Zenke et al., ICML 2017"
+    by_class = ("importance/head.rows", "anchor/head.rows")
 
     strength: float = 0.1
     """c, of the penalty."""

@@ -29,6 +29,7 @@ class SLDA(Method):
 
     family = "no exemplars"
     paper = "Hayes & Kanan, CVPRW 2020"
+    by_class = ("count", "mean")
 
     shrinkage: float = 1e-4
     """epsilon: share of the unit matrix in the covariance, in (0, 1)."""

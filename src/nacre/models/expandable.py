@@ -122,6 +122,11 @@ class Widening(Head):
             drawn = torch.empty(rows, columns, device=old.device).uniform_(-1, 1) / math.sqrt(max(1, columns))
             self.auxiliary = Rows(drawn, torch.zeros(rows, device=old.device))
 
+    def select(self, classes: Tensor) -> None:
+        """Keep the rows of these classes; the auxiliary head, which serves one stage's training, goes."""
+        Head.select(self, classes)
+        self.auxiliary = Rows(self.auxiliary.weight.detach()[:0], torch.empty(0, device=self.rows.weight.device))
+
     def forward(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, K]."""
         return F.linear(features, self.rows.weight, self.rows.bias)

@@ -23,6 +23,14 @@ class Growing(nn.Module, ABC):
     def resize(self, *size: int) -> None:
         """Grow to `size`, keeping what is there."""
 
+    def select(self, classes: Tensor) -> None:
+        """Keep some classes alone: positions [k], ascending. For heads and readouts.
+
+        Raises:
+            NotImplementedError: this module has no classes.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no classes")
+
     def get_extra_state(self) -> Tensor:
         """The size, [n], int64."""
         return torch.tensor(self.size())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,12 @@ class Head(Growing):
         weight = torch.empty(fresh, self.dim).uniform_(-reach, reach).to(old.weight.device)
         bias = None if old.bias is None else torch.cat([old.bias.detach(), old.bias.new_empty(fresh).uniform_(-reach, reach)])
         self.rows = Rows(torch.cat([old.weight.detach(), weight])[:classes], None if bias is None else bias[:classes])
+
+    def select(self, classes: Tensor) -> None:
+        """Keep the rows of these classes, of which each has equally many."""
+        each = len(self.rows.weight) // max(1, self.size()[0])
+        kept = (classes.to(self.rows.weight.device)[:, None] * each + torch.arange(each, device=self.rows.weight.device)).flatten()
+        self.rows = Rows(self.rows.weight.detach()[kept], None if self.rows.bias is None else self.rows.bias.detach()[kept])
 
 
 class Linear(Head):
@@ -106,6 +113,14 @@ class BiasCorrected(Head):
         device = self.rows.weight.device
         self.ends, kept = ends, list(self.pairs)[: len(ends)]
         self.pairs = nn.ModuleList([*kept, *(Pair().to(device) for _ in range(len(ends) - len(kept)))])
+
+    def select(self, classes: Tensor) -> None:
+        """Keep the rows of these classes, and the corrections of stages that still have any."""
+        Head.select(self, classes)
+        ends = [int((classes < end).sum()) for end in self.ends]
+        filled = [end > start for start, end in pairwise([0, *ends])]
+        self.pairs = nn.ModuleList([pair for pair, some in zip(self.pairs, filled, strict=True) if some])
+        self.ends = [end for end, some in zip(ends, filled, strict=True) if some]
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, K]."""
@@ -176,6 +191,11 @@ class NearestMean(Growing):
         means[: len(kept)] = kept
         spread = self.table.spread
         self.table = Means(means)
+        self.table.spread.copy_(spread)
+
+    def select(self, classes: Tensor) -> None:
+        """Keep the means of these classes."""
+        spread, self.table = self.table.spread, Means(self.table.means[classes.to(self.table.means.device)])
         self.table.spread.copy_(spread)
 
     def learn(self, features: Tensor, labels: Tensor, classes: int) -> None:

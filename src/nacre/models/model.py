@@ -92,6 +92,12 @@ class Model(nn.Module):
         """Let the head answer for `classes` classes."""
         self.head.resize(classes)
 
+    def select(self, classes: Tensor) -> None:
+        """Answer for some classes alone: positions [k], ascending."""
+        self.head.select(classes)
+        if self.readout is not None:
+            self.readout.select(classes)
+
     def forward(self, images: Tensor, *, decode: bool = False) -> Output:
         """Answer normalised images.
 

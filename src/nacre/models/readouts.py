@@ -22,6 +22,10 @@ class Table(nn.Module):
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
 
+    def select(self, rows: Tensor) -> Table:
+        """The same tensors with these rows alone."""
+        return Table(**{name: tensor[rows.to(tensor.device)] for name, tensor in self.named_buffers()})
+
 
 class Affine(Growing):
     """Features, brought to length one where wanted, times rows plus biases."""
@@ -39,6 +43,10 @@ class Affine(Growing):
         """Make room for K classes."""
         device = self.table.get_buffer("bias").device
         self.table = Table(weight=torch.zeros(size[0], self.dim, device=device), bias=torch.zeros(size[0], device=device))
+
+    def select(self, classes: Tensor) -> None:
+        """Keep the rows of these classes."""
+        self.table = self.table.select(classes)
 
     def learn(self, weight: Tensor, bias: Tensor) -> None:
         """Answer with rows [K, D] and biases [K]."""
@@ -82,6 +90,10 @@ class Ridge(Growing):
         old = self.table.get_buffer("weight")
         self.table = Table(weight=F.pad(old, (0, 0, 0, size[0] - len(old))))
 
+    def select(self, classes: Tensor) -> None:
+        """Keep the rows of these classes; what all samples have in common stays."""
+        self.table = self.table.select(classes)
+
     def expanded(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, E]."""
         return getattr(torch, self.activation)(F.normalize(features) @ self.get_buffer("basis"))  # type: ignore[no-any-return]
@@ -124,6 +136,11 @@ class DualRidge(Growing):
         self.main.resize(*size)
         self.compensation.resize(*size)
 
+    def select(self, classes: Tensor) -> None:
+        """Keep the rows of these classes in both."""
+        self.main.select(classes)
+        self.compensation.select(classes)
+
     def absorb(self, features: Tensor, targets: Tensor, known: int) -> None:
         """Learn n more samples: features [n, D], targets [n, K], of which the first `known` classes are not new."""
         self.main.absorb(features, targets)
@@ -158,6 +175,10 @@ class ClassCovariance(Growing):
         means, precision = self.table.get_buffer("means"), self.table.get_buffer("precision")
         more = size[0] - len(means)
         self.table = Table(means=F.pad(means, (0, 0, 0, more)), precision=F.pad(precision, (0, 0, 0, 0, 0, more)))
+
+    def select(self, classes: Tensor) -> None:
+        """Keep means and covariances of these classes."""
+        self.table = self.table.select(classes)
 
     def learn(self, label: int, features: Tensor, shrink: tuple[float, float]) -> None:
         """Take mean and covariance of one class from its features [n, D].

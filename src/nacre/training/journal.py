@@ -70,9 +70,9 @@ class Journal:
         found = self._read(f"fit{phase}")
         return found and (found[0], int(found[1]["epochs"]))
 
-    def save(self, phase: int, epochs: int, state: Callable[[], Mapping[str, Tensor]]) -> None:
-        """Record a fit under way, unless the last record is younger than `every` seconds."""
-        if self.writes and time.monotonic() - self._last >= self.every:
+    def save(self, phase: int, epochs: int, state: Callable[[], Mapping[str, Tensor]], *, now: bool = False) -> None:
+        """Record a fit under way, unless the last record is younger than `every` seconds and it need not be `now`."""
+        if self.writes and (now or time.monotonic() - self._last >= self.every):
             self._write(f"fit{phase}", state(), {"epochs": epochs})
 
     def _path(self, name: str) -> Path:

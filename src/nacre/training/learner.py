@@ -6,6 +6,8 @@ Shapes: n images, C channels, H x W pixels, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -15,11 +17,11 @@ from nacre.data.source import ImageSpec, Samples
 from nacre.data.stream import Stage
 from nacre.errors import NacreError
 from nacre.seeds import derive, seeded
-from nacre.training.inference import logits
+from nacre.training.inference import features, logits
 from nacre.training.journal import Journal
 from nacre.training.knowledge import Knowledge, below
 from nacre.training.method import Method
-from nacre.training.phases import Phase, Watch, Work
+from nacre.training.phases import Phase, Stopped, Watch, Work
 from nacre.training.runtime import Runtime
 
 
@@ -51,6 +53,12 @@ class Learner:
         self.runtime = runtime or Runtime()
         self.classes: tuple[str, ...] = ()
         self.stages = 0
+        self.came: tuple[int, ...] = ()
+        """Stage, from 0, in which each class came."""
+        self.images: tuple[int, ...] = ()
+        """Images that each class was learnt from."""
+        self.half = False
+        """Whether the model's numbers are stored at half precision."""
         with seeded(seed, "model"):
             model = self.runtime.place(method.whole(spec))
         self.knowledge = Knowledge(model, Memory(method.budget if memory is None else memory, selection, spec.shape))
@@ -87,7 +95,13 @@ class Learner:
                     continue
                 phase.run(Work(self.runtime, k, stage, self.spec.augment, self.seed, number, journal, watch))
                 journal.finish(number, record(k, phase))
+                if watch.leaving:
+                    raise Stopped
+        k.held.update(replace(stage, train=stage.test), lambda samples: features(k.model, samples, self.runtime), self.seed)
         self.classes += stage.names
+        self.came += (stage.index,) * len(stage.names)
+        count = torch.bincount(stage.train.labels, minlength=stage.seen).tolist()
+        self.images = tuple(a + b for a, b in zip_longest(self.images, count, fillvalue=0))
         self.stages += 1
         return journal
 
@@ -128,8 +142,22 @@ class Learner:
         """The knowledge, as named tensors."""
         return self.knowledge.state()
 
-    def restore(self, state: Mapping[str, Tensor], classes: tuple[str, ...], stages: int) -> None:
+    def restore(
+        self,
+        state: Mapping[str, Tensor],
+        classes: tuple[str, ...],
+        stages: int,
+        came: tuple[int, ...] = (),
+        images: tuple[int, ...] = (),
+    ) -> None:
         """Take back what `state` gave after `stages` stages that brought `classes`.
+
+        Args:
+            state: of the knowledge.
+            classes: their names.
+            stages: how many there were.
+            came: stage of each class; by default the first.
+            images: number of each class; by default 0.
 
         Raises:
             NacreError: the state does not belong to this learner's method and images.
@@ -143,6 +171,9 @@ class Learner:
             raise NacreError(f"the saved knowledge is of {self.knowledge.model.classes} classes, but {len(classes)} are named")
         self.runtime.place(self.knowledge.model)
         self.classes, self.stages = classes, stages
+        self.came, self.images = came or (0,) * len(classes), images or (0,) * len(classes)
+        if not len(self.came) == len(self.images) == len(classes):
+            raise NacreError(f"{len(classes)} classes are named, but stages of {len(self.came)} and images of {len(self.images)}")
 
 
 def accuracy(learner: Learner, samples: Samples) -> float:

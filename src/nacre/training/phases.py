@@ -34,8 +34,17 @@ from nacre.training.optim import Optim
 from nacre.training.runtime import Runtime
 
 
+class Stopped(KeyboardInterrupt):
+    """Training ended early because it was asked to, with its record on disk."""
+
+
 class Watch:
     """Hears how a run goes; this one keeps silent, but for concerns."""
+
+    training: bool = False
+    """Whether a fit has begun, so that what is under way is worth its end."""
+    leaving: bool = False
+    """Set it to end training after the epoch under way."""
 
     def decoded(self, done: int, total: int) -> None:
         """So many of the data set's images are decoded."""
@@ -48,6 +57,9 @@ class Watch:
 
     def epoch(self, row: Row) -> None:
         """An epoch ended, with this line for the log."""
+
+    def stop(self) -> None:
+        """Nothing goes on for a while, or any more."""
 
     def concern(self, text: str) -> None:
         """Something goes on that its user should know."""
@@ -145,13 +157,17 @@ class Fit(Phase):
                 self.gradient.to(work.runtime.device)
             modules = self.others()
             done = resume(work, modules, optimiser)
+            work.watch.training = work.runtime.world == 1  # several processes would not leave after the same epoch
             work.watch.fit(work.stage, work.phase, len(self.data), self.optim.epochs - done)
             for epoch in range(done, self.optim.epochs):
                 row = self._epoch(work, deck, optimiser, parameters, epoch)
                 work.journal.rows.append(row)
                 work.watch.epoch(row)
                 if epoch + 1 < self.optim.epochs:
-                    work.journal.save(work.phase, epoch + 1, lambda: fit_state(modules, optimiser))
+                    leaving = work.watch.leaving
+                    work.journal.save(work.phase, epoch + 1, lambda: fit_state(modules, optimiser), now=leaving)
+                    if leaving:
+                        raise Stopped
 
     def _epoch(self, work: Work, deck: Deck, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], epoch: int) -> Row:
         """One pass; returns its line of the log, whose numbers reach the host only here, at its end."""

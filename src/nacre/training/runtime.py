@@ -9,15 +9,18 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from nacre.errors import NacreError
 from nacre.limits import free_memory
 from nacre.models.norm import BatchNorm
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -63,22 +66,31 @@ class Runtime:
         device = available(hardware.device)
         threads = hardware.threads or default_threads(local)
         self.hardware = replace(hardware, device=device, processes=world, threads=threads)
-        self.fabric = Fabric(
-            accelerator=device,
-            devices=local,
-            num_nodes=world // local,
-            strategy="ddp" if world > 1 else "auto",
-        )
-        quiet()
-        self.fabric.launch()
+        self._local = local
         torch.set_num_threads(threads)
         if device == "cuda":
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
-        self.device: torch.device = self.fabric.device
-        self.rank: int = self.fabric.global_rank
-        self.world: int = self.fabric.world_size
+        self.world: int = world
+        self.rank: int = self.fabric.global_rank if world > 1 else 0
+        self.device: torch.device = self.fabric.device if world > 1 else alone(device)
         self._compiled: dict[int, Callable[..., Any]] = {}
+
+    @cached_property
+    def fabric(self) -> Fabric:
+        """What starts and joins processes; made when it is first needed, because it is slow to import."""
+        from lightning_fabric import Fabric
+
+        quiet()
+        world, local = self.hardware.processes, self._local
+        fabric = Fabric(
+            accelerator=self.hardware.device,
+            devices=local,
+            num_nodes=world // local,
+            strategy="ddp" if world > 1 else "auto",
+        )
+        fabric.launch()
+        return fabric
 
     @property
     def main(self) -> bool:
@@ -152,6 +164,11 @@ class Runtime:
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         return f"{self.device.type}, {self.hardware.threads} threads" if self.device.type == "cpu" else self.device.type
+
+
+def alone(device: str) -> torch.device:
+    """The device of a process that works alone."""
+    return torch.device(device, 0) if device in ("cuda", "mps") else torch.device(device)
 
 
 class Total(torch.autograd.Function):

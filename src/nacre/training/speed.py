@@ -61,7 +61,7 @@ def remembered(runtime: Runtime, model: Model, batch: int, repeats: int) -> list
         return [float(value) for value in found]
     seconds = [measure(runtime, model, batch, repeats, choice) for choice in CHOICES]
     if runtime.main:
-        with suppress(OSError):
+        with suppress(OSError, files.NoRoom):
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write(path, json.dumps({**known, key: seconds}, indent=1))
     return seconds
