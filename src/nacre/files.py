@@ -137,7 +137,12 @@ def read_tensors(path: Path, what: str = "model file") -> tuple[dict[str, Tensor
         raise NacreError(f"{path} has format {metadata.get('format')!r}, this nacre reads up to {FORMAT}: install a newer nacre.")
     if metadata.get("digest") != digest(tensors, f"{metadata['format']}:{metadata['nacre']}"):
         raise NacreError(f"{path} is damaged (its digest does not fit its content): use a copy that is whole.")
-    header: dict[str, Any] = json.loads(metadata["nacre"])
+    try:
+        header = json.loads(metadata["nacre"])
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise NacreError(f"{path} has a header that cannot be understood: use a copy that is whole.")
     return tensors, header
 
 

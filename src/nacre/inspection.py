@@ -56,10 +56,8 @@ def inspection(learner: Learner, more: Mapping[str, Any], path: Path) -> dict[st
 
 def history(more: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A model's lessons and changes, oldest first; the stages of a run have no date."""
-    if "lessons" in more:
-        return [{name: value for name, value in lesson.items() if name != "data"} for lesson in more["lessons"]]
     stages = more.get("history", [])
-    return [
+    began: list[dict[str, Any]] = [
         {
             "date": None,
             "stage": past["stage"],
@@ -69,3 +67,4 @@ def history(more: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for past in stages
     ]
+    return began + [{name: value for name, value in lesson.items() if name != "data"} for lesson in more.get("lessons", [])]

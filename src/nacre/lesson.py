@@ -140,12 +140,12 @@ class Lesson:
         after = shares(learner, known + stage.test.among(stage.new), stage.known)
         outcome = Outcome(kept=True, before=before, after=after, seconds=time.perf_counter() - began)
         if most is not None and outcome.drop > most:
-            self._clear()
+            self.clear()
             return replace(outcome, kept=False)
         novelty.calibrate(learner)
         panel.keep(learner, stage)
         self._save(outcome, previous=previous)
-        self._clear()
+        self.clear()
         return outcome
 
     def _take_up(self) -> None:
@@ -180,7 +180,7 @@ class Lesson:
         self.more = {**self.more, "lessons": [*self.more.get("lessons", []), record]}
         modelfile.save(self.path, self.learner, self.more)
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         """The lesson is over: leave nothing of it."""
         self.journal.clear()
         shutil.rmtree(beside(self.path, "learning"), ignore_errors=True)
@@ -215,7 +215,8 @@ def among(samples: Samples, others: Samples) -> torch.Tensor:
     seen = {hashlib.sha256(image.numpy().tobytes()).digest() for image in others.pixels()}
     found = torch.zeros(len(samples), dtype=torch.bool)
     for position in torch.nonzero(torch.isin(samples.labels, others.labels)).flatten().split(256):
-        found[position] = torch.tensor([hashlib.sha256(image.numpy().tobytes()).digest() in seen for image in samples.pixels(position)])
+        same = [hashlib.sha256(image.numpy().tobytes()).digest() in seen for image in samples.pixels(position)]
+        found[position] = torch.tensor(same, dtype=torch.bool)
     return found
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from torch import Tensor
 
 from nacre import files, settings
 from nacre.data.augment import Augment
+from nacre.data.listing import legible
 from nacre.data.memory import budget
 from nacre.data.source import ImageSpec
 from nacre.errors import NacreError, choose
@@ -20,6 +22,8 @@ from nacre.training.method import Method
 from nacre.training.runtime import Runtime
 
 KIND = "model"
+Channels = Annotated[int, Field(ge=1, le=4)]
+Side = Annotated[int, Field(ge=1, le=2048)]
 
 
 def save(path: Path, learner: Learner, more: Mapping[str, Any] | None = None) -> None:
@@ -80,21 +84,100 @@ def load(path: Path, runtime: Runtime | None = None) -> tuple[Learner, dict[str,
     if header.get("kind") != KIND:
         raise NacreError(f"{path} is nacre's, but no model: give a file such as model.nacre of a run.")
     try:
+        described = Described.model_validate(header)
+        method, spec = method_of(described.method), described.spec()
+        bounded(method, tensors)
         learner = Learner(
-            method_of(header["method"]),
-            ImageSpec(tuple(header["shape"]), settings.build(Augment, header["augment"], "augment."), header.get("margin", 1.0)),
-            memory=budget(header["memory"]),
-            selection=header["selection"],
-            seed=header["seed"],
-            runtime=runtime,
+            method, spec, memory=budget(described.memory), selection=described.selection, seed=described.seed, runtime=runtime
         )
-        learner.knowledge.held.budget = budget(header.get("held", "none"))
-        came, images = (tuple(header.get(name, ())) for name in ("came", "images"))
-        learner.half = bool(header.get("half", False))
-        learner.restore(tensors, tuple(header["classes"]), header["stages"], came, images)
-        return learner, dict(header["more"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise NacreError(f"{path} cannot be understood ({error}): use a copy that is whole.") from None
+        learner.half = described.half
+        learner.knowledge.held.budget = budget(described.held)
+        learner.restore(tensors, described.classes, described.stages, described.came, described.images)
+        return learner, described.more
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
+        raise NacreError(f"{path} cannot be understood ({reason(error)}): use a copy that is whole.") from None
+
+
+def reason(error: Exception) -> str:
+    """What is wrong, in a line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if "loading state_dict" in str(error):
+        return "its tensors are not those of its method and images"
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+Share = float | None
+
+
+class Told(BaseModel):
+    """What is told of a lesson or a change, see `nacre.lesson`."""
+
+    date: str
+    change: str = ""
+    stage: int = 0
+    new: list[str] = []
+    further: list[str] = []
+    after: dict[Literal["all", "old", "new"], Share] = {}
+    drift: Share = None
+
+
+class Examined(BaseModel):
+    """What is told at least of a stage of a run."""
+
+    stage: int
+    classes: list[str]
+    accuracy: Share
+    old: Share
+    new: Share
+
+
+class Described(BaseModel):
+    """What a model file's header must say; whatever is in it may come from anybody."""
+
+    model_config = ConfigDict(strict=False, extra="ignore")
+
+    method: dict[str, Any]
+    memory: str
+    selection: str
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    shape: tuple[Channels, Side, Side]
+    augment: dict[str, Any]
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...]
+    stages: Annotated[int, Field(ge=0, le=10**6)]
+    came: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    images: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = ()
+    half: bool = False
+    held: str = "none"
+    margin: Annotated[float, Field(ge=1, le=4)] = 1.0
+    more: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def sensible(self) -> Described:
+        """Names can be printed and tell classes apart, and what is told of the past has its form."""
+        TypeAdapter(list[Told]).validate_python(self.more.get("lessons", []))
+        TypeAdapter(list[Examined]).validate_python(self.more.get("history", []))
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("two classes have the same name")
+        if any(legible(name) != name for name in self.classes):
+            raise ValueError("a class has a name that cannot be printed")
+        return self
+
+    def spec(self) -> ImageSpec:
+        """Of the images."""
+        return ImageSpec(self.shape, settings.build(Augment, self.augment, "augment."), self.margin)
+
+
+def bounded(method: Method, tensors: Mapping[str, Tensor]) -> None:
+    """See to it that building the model takes no more than what the file holds.
+
+    Raises:
+        ValueError: it would.
+    """
+    width = getattr(method, "width", 0)
+    if width**2 > sum(tensor.numel() for tensor in tensors.values()):
+        raise ValueError(f"method.width is {width}, beyond what the file holds")
 
 
 def method_settings(method: Method) -> dict[str, Any]:

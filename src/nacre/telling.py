@@ -203,10 +203,10 @@ def inspection_parts(found: Mapping[str, Any]) -> list[RenderableType]:
         if "change" in row:
             past.add_row("", when, escape(row["change"]), "", "", "")
             continue
-        what = [f"+ {some(row['new'], 4)}"] if row["new"] else []
-        what += [f"further {some(row['further'], 4)}"] if row["further"] else []
-        shares = (percent(row["after"][name]) for name in ("all", "old", "new"))
-        past.add_row(f"stage {row['stage']}", when, "; ".join(what), *shares)
+        what = [f"+ {some(row['new'], 4)}"] if row.get("new") else []
+        what += [f"further {some(row['further'], 4)}"] if row.get("further") else []
+        shares = (percent(row.get("after", {}).get(name)) for name in ("all", "old", "new"))
+        past.add_row(f"stage {row.get('stage', '?')}", escape(when), "; ".join(what), *shares)
     note = "drift: growth of the unexplained variance of a class's exemplar since it came"
     return ["\n".join(lines), classes, f"[dim]{note}[/]\n", past]
 

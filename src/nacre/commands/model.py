@@ -118,6 +118,7 @@ def conduct(model: Path, experiment: Any, bar: Any, asked: dict[str, Any], where
         screen.print(line, highlight=False, soft_wrap=True)
     answers = Console(soft_wrap=True, highlight=False, quiet=screen.quiet)
     if lesson.learnt is not None:
+        lesson.clear()  # it may have been killed when the model was in place
         answers.print(f"{escape(str(model))} has learnt these images in its last lesson, {lesson.learnt['date'][:16]}: nothing to do")
         print_json(as_json, {"model": str(model), "learnt": False, "already": True, **lesson.learnt})
         return

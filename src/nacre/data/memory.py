@@ -182,7 +182,8 @@ class Memory:
             NacreError: the images have another shape, or labels are missing.
         """
         images, labels, stored = state["images"], state["labels"], state.get("stored", torch.empty(len(state["labels"]), 0))
-        if images.shape[1:] != self.images.shape[1:] or images.dtype != torch.uint8 or labels.shape != images.shape[:1]:
+        fits = images.shape[1:] == self.images.shape[1:] and images.dtype == torch.uint8
+        if not fits or labels.shape != images.shape[:1] or labels.dtype != torch.int64:
             raise NacreError(f"exemplars of shape {tuple(images.shape)} with {tuple(labels.shape)} labels are not of these images")
         if stored.ndim != 2 or len(stored) != len(images):
             raise NacreError(f"what is stored beside {len(images)} exemplars has shape {tuple(stored.shape)}")

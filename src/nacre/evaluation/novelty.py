@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nacre.data.source import Samples
+from nacre.errors import NacreError
 from nacre.models.novelty import Novelty, calibrated, signals
 from nacre.training.inference import outputs
 from nacre.training.knowledge import below
@@ -44,4 +45,10 @@ def calibrate(learner: Learner) -> None:
 def detector(learner: Learner) -> Novelty | None:
     """Tells novel images from known ones; None where there is no image to calibrate on."""
     found = below(PART, learner.knowledge.statistics) or tables(learner)
-    return Novelty(found).to(learner.runtime.device) if found else None
+    if not found:
+        return None
+    signals = 1 if learner.knowledge.model.decoder is None else 2
+    shapes = {"mean": (len(learner.classes), signals), "deviation": (len(learner.classes), signals), "range": (2,)}
+    if {name: tuple(table.shape) for name, table in found.items()} != shapes:
+        raise NacreError("the model's tables of novelty do not fit its classes: use a copy that is whole.")
+    return Novelty(found).to(learner.runtime.device)

@@ -16,6 +16,7 @@ from torch import Tensor
 from nacre import files
 from nacre.data.source import Samples
 from nacre.data.stream import Stage
+from nacre.errors import NacreError
 from nacre.training.inference import outputs
 from nacre.training.learner import Learner
 
@@ -69,6 +70,8 @@ def panel(learner: Learner) -> Panel | None:
     exemplars, then = first_exemplars(learner), learner.knowledge.statistics.get(THEN)
     if exemplars is None or then is None or learner.knowledge.model.decoder is None:
         return None
+    if then.shape != (len(exemplars), *learner.spec.shape) or then.dtype != torch.uint8:
+        raise NacreError("the model's old reconstructions do not fit its classes: use a copy that is whole.")
     now, errors = reconstruct(learner, exemplars)
     return Panel(exemplars.pixels(), then.cpu(), now, errors)
 

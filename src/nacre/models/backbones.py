@@ -22,6 +22,8 @@ class Backbone(nn.Module, ABC):
     """Normalised images [B, C, H, W] -> feature maps by depth; the last has `dim` channels."""
 
     dim: int
+    reduction: int
+    """How many times smaller than the image the last map is, rounded up."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -39,6 +41,7 @@ class SmallNet(Backbone):
     """Five 3x3 convolutions in three depths, for images of at most 32 pixels such as digits (82 k parameters, D = 64)."""
 
     dim = 64
+    reduction = 4
 
     def __init__(self, channels: int) -> None:
         Backbone.__init__(self)
@@ -100,6 +103,7 @@ class CifarResNet(Backbone):
     """
 
     dim = 64
+    reduction = 4
 
     def __init__(self, channels: int, blocks: int) -> None:
         Backbone.__init__(self)
@@ -130,6 +134,7 @@ class ResNet18(Backbone):
 
     def __init__(self, channels: int, *, small: bool) -> None:
         Backbone.__init__(self)
+        self.reduction = 8 if small else 32
         widths = [64, 64, 128, 256, 512]
         if small:
             self.stem = nn.Sequential(conv_norm(channels, 64), nn.ReLU(inplace=True))

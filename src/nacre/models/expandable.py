@@ -31,7 +31,7 @@ class Expandable(Backbone, Growing):
 
     def __init__(self, first: Backbone, *, shared: bool = False, learns: bool = True) -> None:
         nn.Module.__init__(self)
-        self.width, self.learns = first.dim, learns and shared
+        self.width, self.reduction, self.learns = first.dim, first.reduction, learns and shared
         self.trunk = nn.ModuleList()
         if shared:
             stem, stages = getattr(first, "stem", None), getattr(first, "stages", None)
@@ -39,7 +39,7 @@ class Expandable(Backbone, Growing):
                 raise NacreError(f"{type(first).__name__} has no depths that could be shared: use small, resnet20, resnet32 or resnet18.")
             begun = [nn.Sequential(stem, stages[0])] if isinstance(stem, nn.Module) else [stages[0]]
             self.trunk = nn.ModuleList([*begun, *stages[1:-1]])
-            first = Deepest(stages[-1], first.dim)
+            first = Deepest(stages[-1], first)
         self.branches = nn.ModuleList([first])
 
     @property
@@ -59,6 +59,10 @@ class Expandable(Backbone, Growing):
         self.branches = nn.ModuleList(kept)
         for part in self.frozen_parts():
             part.requires_grad_(False)
+
+    def numbers(self, *size: int) -> int:
+        """Those of the branches."""
+        return size[0] * sum(parameter.numel() for parameter in self.branches[0].parameters())
 
     def frozen_parts(self) -> list[nn.Module]:
         """What does not learn."""
@@ -85,9 +89,9 @@ class Expandable(Backbone, Growing):
 class Deepest(Backbone):
     """The last depth of a backbone: maps in, maps out."""
 
-    def __init__(self, stage: nn.Module, dim: int) -> None:
+    def __init__(self, stage: nn.Module, whole: Backbone) -> None:
         nn.Module.__init__(self)
-        self.stage, self.dim = stage, dim
+        self.stage, self.dim, self.reduction = stage, whole.dim, whole.reduction
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """[B, D', h', w'] -> one map [B, d, h, w]."""
@@ -107,6 +111,11 @@ class Widening(Head):
     def size(self) -> list[int]:
         """[K, D, rows and columns of the auxiliary head]."""
         return [len(self.rows.weight), self.dim, *self.auxiliary.weight.shape]
+
+    def numbers(self, *size: int) -> int:
+        """Rows and biases of both heads."""
+        classes, dim, rows, columns = size
+        return classes * (dim + 1) + rows * (columns + 1)
 
     def resize(self, *size: int) -> None:
         """Grow to K classes, and, where they are named, to D features and an auxiliary head, drawing what is new."""

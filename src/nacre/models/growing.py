@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,10 @@ class Growing(nn.Module, ABC):
     @abstractmethod
     def size(self) -> list[int]:
         """What `resize` needs to rebuild this module: a few numbers."""
+
+    @abstractmethod
+    def numbers(self, *size: int) -> int:
+        """How many numbers a state has at least when this module has that size, so that a damaged one cannot make it grow at will."""
 
     @abstractmethod
     def resize(self, *size: int) -> None:
@@ -39,3 +44,13 @@ class Growing(nn.Module, ABC):
         """Take the size that a state dict carries; one that fits keeps its parameters, which an optimiser may hold."""
         if state.tolist() != self.size():
             self.resize(*state.tolist())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """Refuse a size that the state itself has not the numbers for, before room is made for it."""
+        size = state_dict.get(f"{prefix}_extra_state")
+        if size is None or size.dtype != torch.int64 or size.ndim != 1 or not len(size) or bool((size < 0).any()):
+            raise ValueError(f"{prefix or type(self).__name__} has no size that makes sense")
+        there = sum(tensor.numel() for name, tensor in state_dict.items() if name.startswith(prefix))
+        if self.numbers(*size.tolist()) > there:
+            raise ValueError(f"{prefix or type(self).__name__} is said to be larger than what is there of it")
+        nn.Module._load_from_state_dict(self, state_dict, prefix, *rest)

@@ -37,6 +37,10 @@ class Head(Growing):
         """[K]."""
         return [len(self.rows.weight)]
 
+    def numbers(self, *size: int) -> int:
+        """The rows, of which every class has one at least."""
+        return size[0] * self.dim + 2 * len(size[1:])
+
     def resize(self, *size: int) -> None:
         """Keep the rows of the first K classes and draw the others as `nn.Linear` would."""
         (classes,) = size
@@ -109,6 +113,8 @@ class BiasCorrected(Head):
         classes, *ends = size
         if not ends:
             ends = self.ends + [classes] * (classes > max(self.ends, default=0))
+        if ends != sorted(set(ends)) or (ends and not 0 < ends[0] <= ends[-1] <= classes):
+            raise ValueError(f"stages that end at classes {ends[:5]} ... do not fit {classes} classes")
         Head.resize(self, classes)
         device = self.rows.weight.device
         self.ends, kept = ends, list(self.pairs)[: len(ends)]
@@ -182,6 +188,10 @@ class NearestMean(Growing):
     def size(self) -> list[int]:
         """[K]."""
         return [len(self.table.means)]
+
+    def numbers(self, *size: int) -> int:
+        """The means."""
+        return size[0] * self.dim
 
     def resize(self, *size: int) -> None:
         """Make room for K means, keeping those that are there."""

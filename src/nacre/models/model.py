@@ -142,7 +142,7 @@ def build_model(name: str, head: str, spec: ImageSpec, *, readout: Callable[[int
 def with_decoder(model: Model) -> Model:
     """Give a model on the CPU its decoder, drawn from random numbers of its own so that nothing else of the run changes."""
     shape = model.spec.shape
-    with seeded(torch.initial_seed(), "decoder"), torch.no_grad():
-        *_, last = model.eval().backbone(torch.zeros(1, *shape))
-        model.decoder = Decoder(model.backbone.dim, (last.shape[2], last.shape[3]), shape)
-    return model.train()
+    height, width = (-(-side // model.backbone.reduction) for side in shape[1:])
+    with seeded(torch.initial_seed(), "decoder"):
+        model.decoder = Decoder(model.backbone.dim, (height, width), shape)
+    return model

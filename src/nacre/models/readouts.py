@@ -39,6 +39,10 @@ class Affine(Growing):
         """[K]."""
         return [len(self.table.get_buffer("bias"))]
 
+    def numbers(self, *size: int) -> int:
+        """Rows and biases."""
+        return size[0] * (self.dim + 1)
+
     def resize(self, *size: int) -> None:
         """Make room for K classes."""
         device = self.table.get_buffer("bias").device
@@ -84,6 +88,10 @@ class Ridge(Growing):
     def size(self) -> list[int]:
         """[K]."""
         return [len(self.table.get_buffer("weight"))]
+
+    def numbers(self, *size: int) -> int:
+        """Rows, basis and inverse."""
+        return (size[0] + sum(self.get_buffer("basis").shape)) * len(self.get_buffer("inverse"))
 
     def resize(self, *size: int) -> None:
         """Make room for K classes, keeping what is there; new rows are zero, as if all earlier samples had none of them."""
@@ -131,6 +139,10 @@ class DualRidge(Growing):
         """[K]."""
         return self.main.size()
 
+    def numbers(self, *size: int) -> int:
+        """Those of both."""
+        return 2 * self.main.numbers(*size)
+
     def resize(self, *size: int) -> None:
         """Make room for K classes in both."""
         self.main.resize(*size)
@@ -169,6 +181,10 @@ class ClassCovariance(Growing):
     def size(self) -> list[int]:
         """[K]."""
         return [len(self.table.get_buffer("means"))]
+
+    def numbers(self, *size: int) -> int:
+        """Means and covariances."""
+        return size[0] * (self.dim + self.dim**2)
 
     def resize(self, *size: int) -> None:
         """Make room for K classes, keeping those that are there."""

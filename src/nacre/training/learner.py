@@ -80,7 +80,7 @@ class Learner:
         self._admit(stage)
         journal, watch, k = journal or Journal(), watch or Watch(), self.knowledge
         journal.begin(stage.index)
-        self.runtime.fabric.barrier()
+        self.runtime.together()
         if stage.index == 0:
             k.model.normalise.learn(stage.train)
         else:
@@ -167,6 +167,9 @@ class Learner:
                 self.knowledge.restore(state)
         except (RuntimeError, KeyError, ValueError) as error:
             raise NacreError(f"the saved knowledge does not fit method and images: {str(error).splitlines()[0]}") from None
+        for memory in (self.knowledge.memory, self.knowledge.held):
+            if len(memory) and (memory.labels.diff() < 0).any() | (memory.labels[0] < 0) | (memory.labels[-1] >= len(classes)):
+                raise NacreError(f"the saved images are not those of {len(classes)} classes in their order")
         if len(classes) != self.knowledge.model.classes:
             raise NacreError(f"the saved knowledge is of {self.knowledge.model.classes} classes, but {len(classes)} are named")
         self.runtime.place(self.knowledge.model)

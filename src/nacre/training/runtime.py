@@ -144,6 +144,11 @@ class Runtime:
             for gradient, mean in zip(there, flat.split([gradient.numel() for gradient in there]), strict=True):
                 gradient.copy_(mean.view(gradient.shape))
 
+    def together(self) -> None:
+        """Wait until all processes have come here."""
+        if self.world > 1:
+            self.fabric.barrier()
+
     def free_bytes(self) -> int:
         """Memory that may still be used on the device, limits of the process and of its control group included."""
         return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else free_memory()
