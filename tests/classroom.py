@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -27,7 +28,7 @@ def pictures(folder: Path, classes: dict[str, int], *, start: int = 0, size: int
     return folder
 
 
-def nacre(*arguments: str | Path) -> subprocess.Popen[str]:
+def nacre(*arguments: str | Path, stdin: IO[str] | None = None) -> subprocess.Popen[str]:
     """A process of its own."""
     command = [sys.executable, "-m", "nacre", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

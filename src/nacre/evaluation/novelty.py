@@ -49,6 +49,6 @@ def detector(learner: Learner) -> Novelty | None:
         return None
     signals = 1 if learner.knowledge.model.decoder is None else 2
     shapes = {"mean": (len(learner.classes), signals), "deviation": (len(learner.classes), signals), "range": (2,)}
-    if {name: tuple(table.shape) for name, table in found.items()} != shapes:
+    if {name: tuple(table.shape) for name, table in found.items() if table.is_floating_point()} != shapes:
         raise NacreError("the model's tables of novelty do not fit its classes: use a copy that is whole.")
     return Novelty(found).to(learner.runtime.device)

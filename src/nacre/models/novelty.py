@@ -53,7 +53,7 @@ class Novelty(nn.Module):
     def __init__(self, tables: Mapping[str, Tensor]) -> None:
         nn.Module.__init__(self)
         for name in ("mean", "deviation", "range"):
-            self.register_buffer(name, tables[name])
+            self.register_buffer(name, tables[name].float())
 
     def raw(self, found: Tensor, answers: Tensor) -> Tensor:
         """Mean over signals [B, S] in deviations from what is usual for the answers [B]: [B]."""
