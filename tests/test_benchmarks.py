@@ -42,3 +42,10 @@ def test_data() -> None:
     assert set(found["loading"]) == {"64_resident", "64_mapped"}
     assert found["loading"]["64_mapped"]["over_resident"] > 0
     assert all(row["loop_over_step"] > 0 and row["loader_over_step"] > 0 for row in found["loading"].values())
+
+
+def test_predict() -> None:
+    found = run("predict.py", "--images", "8", "--rounds", "1", "--threads", "1", "--networks", "32/resnet20")
+    row = found["networks"]["32/resnet20"]
+    assert set(row["images_per_second"]) == {"files", "decoding", "arrays", "forward", "onnx"}
+    assert all(value > 0 for value in [*row["images_per_second"].values(), row["files_over_reachable"], *found["start_up"].values()])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from classroom import QUICK, pictures
 from nacre.experiment import Experiment, Run
 from nacre.methods import METHODS
 from nacre.study import Study
@@ -26,12 +27,26 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
-    (code,) = blocks("python")
+    code, *_ = blocks("python")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     numbers = [float(word) for word in done.stdout.split()]
     assert len(numbers) == 3
     assert all(-1 <= number <= 1 for number in numbers)
+
+
+def test_the_onnx_and_the_scikit_learn_of_the_readme_run(tmp_path: Path) -> None:
+    _, served, estimator = blocks("python")
+    pictures(tmp_path / "images", {"cat": 1, "dog": 2})
+    for arguments in (("learn", "model.nacre", "images", *QUICK), ("export", "model.nacre", "model.onnx")):
+        subprocess.run([sys.executable, "-m", "nacre", *arguments], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "image.png").write_bytes((tmp_path / "images" / "dog" / "003.png").read_bytes())
+    said = []
+    for code in (served, estimator):
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+        said.append(done.stdout)
+    assert said[0].split()[0] in ("cat", "dog")
+    assert float(said[1]) > 0.9
 
 
 def test_the_readme_names_commands_that_exist() -> None:

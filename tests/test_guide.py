@@ -78,9 +78,8 @@ def test_every_command_of_the_guide_prints_what_it_says(tmp_path: Path) -> None:
         "OMP_NUM_THREADS": "1",
     }
     for command, said in commands:
-        run = subprocess.run(
-            ["bash", "-ec", command], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
+        script = f"exec 2>&1\n{command}"
+        run = subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert run.returncode == 0, f"{command}\n{run.stdout}"
         wanted, printed = said.splitlines(), run.stdout.splitlines()
         assert matches(wanted, printed), f"{command}\nthe page says:\n{said}\nit printed:\n{run.stdout}"
