@@ -21,7 +21,7 @@ SMALL = {"backbone": "small", "optim": {"batch": 16}}
 NOT_FOR_IMAGES = {
     "check_methods_subset_invariance": "float32 arithmetic differs in its seventh digit from one batch size to another",
 }
-"""Checks of scikit-learn's that do not make sense here, with the reason; the README of the guide repeats them."""
+"""Checks of scikit-learn's that do not make sense here, with the reason."""
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -56,14 +56,14 @@ def inspection(learner: Learner, more: Mapping[str, Any], path: Path) -> dict[st
 
 def history(more: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A model's lessons and changes, oldest first; the stages of a run have no date."""
-    stages = more.get("history", [])
+    stages = [modelfile.Examined.model_validate(past) for past in more.get("history", [])]
     began: list[dict[str, Any]] = [
         {
             "date": None,
-            "stage": past["stage"],
-            "new": past["classes"],
+            "stage": past.stage,
+            "new": past.classes,
             "further": [],
-            "after": {"all": past["accuracy"], "old": past["old"], "new": past["new"]},
+            "after": {"all": past.accuracy, "old": past.old, "new": past.new},
         }
         for past in stages
     ]

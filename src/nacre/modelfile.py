@@ -94,7 +94,7 @@ def load(path: Path, runtime: Runtime | None = None) -> tuple[Learner, dict[str,
         learner.knowledge.held.budget = budget(described.held)
         learner.restore(tensors, described.classes, described.stages, described.came, described.images)
         return learner, described.more
-    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError) as error:
         raise NacreError(f"{path} cannot be understood ({reason(error)}): use a copy that is whole.") from None
 
 
@@ -111,22 +111,34 @@ def reason(error: Exception) -> str:
 Share = float | None
 
 
+Shares = dict[Literal["all", "old", "new"], Share]
+
+
 class Told(BaseModel):
     """What is told of a lesson or a change, see `nacre.lesson`."""
 
+    model_config = ConfigDict(strict=True)
+
     date: str
+    data: str = ""
     change: str = ""
-    stage: int = 0
+    stage: Annotated[int, Field(ge=0, le=10**6)] = 0
     new: list[str] = []
     further: list[str] = []
-    after: dict[Literal["all", "old", "new"], Share] = {}
+    images: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    checked: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    before: Shares = {}
+    after: Shares = {}
     drift: Share = None
+    seconds: float = 0.0
 
 
 class Examined(BaseModel):
     """What is told at least of a stage of a run."""
 
-    stage: int
+    model_config = ConfigDict(strict=True)
+
+    stage: Annotated[int, Field(ge=0, le=10**6)]
     classes: list[str]
     accuracy: Share
     old: Share
@@ -156,8 +168,10 @@ class Described(BaseModel):
     @model_validator(mode="after")
     def sensible(self) -> Described:
         """Names can be printed and tell classes apart, and what is told of the past has its form."""
-        TypeAdapter(list[Told]).validate_python(self.more.get("lessons", []))
+        told = TypeAdapter(list[Told]).validate_python(self.more.get("lessons", []))
         TypeAdapter(list[Examined]).validate_python(self.more.get("history", []))
+        if told:
+            self.more["lessons"] = [lesson.model_dump(exclude_unset=True) for lesson in told]
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have the same name")
         if any(legible(name) != name for name in self.classes):

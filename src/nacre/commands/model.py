@@ -30,7 +30,9 @@ from nacre.commands.common import (
 from nacre.errors import NacreError
 
 if TYPE_CHECKING:
+    from nacre.experiment import Experiment
     from nacre.lesson import Lesson, Outcome
+    from nacre.terminal import Bar
     from nacre.training.learner import Learner
 
 DROPPED = 3
@@ -65,48 +67,55 @@ def learn(
     as_json: JSON = False,
 ) -> None:
     """Teach a model what a folder shows: new classes, and further images of known ones. Run again, it goes on where it was stopped."""
-    first = {
+    first: dict[str, Any] = {
         "reading.size": size,
         "method.name": method,
         "method.backbone": backbone,
         "memory": memory,
         "seed": seed,
     }
-    always = {
+    always: dict[str, Any] = {
         "reading.label": label,
         "reading.skip_unreadable": skip_unreadable or None,
         "hardware.device": device,
         "hardware.precision": precision,
     }
     with plain_errors():
-        from nacre.experiment import Experiment
         from nacre.holding import held
-        from nacre.settings import place
         from nacre.terminal import Bar
 
         screen = Console(stderr=True, quiet=quiet or as_json)
         bar = Bar(screen)
-        table: dict[str, Any] = {"data": images}
         extra = dict(assignment(text) for text in set_ or [])
-        begins = {**first, "--epochs": epochs, **{key: value for key, value in extra.items() if not key.startswith(("hardware.", "check"))}}
+        always |= {key: value for key, value in extra.items() if key.startswith(("hardware.", "checkpoint"))}
+        first |= {key: value for key, value in extra.items() if key not in always}
+        asked = {"check": check, "max_drop": max_drop, "plan": plan, "previous": not no_previous}
         with held(model, wait=wait), leaving(bar, screen, "run the same command again to go on"):
-            if model.exists() and (given := [name for name, value in begins.items() if value is not None]):
-                names = ", ".join(name.removeprefix("reading.").removeprefix("method.").removeprefix("--") for name in given)
-                raise NacreError(f"{model} has its own settings, which stay: leave out {names}, or begin a new model.")
-            for key, value in {**first, **always, **extra}.items():
-                if value is not None:
-                    place(table, key, value)
-            experiment = Experiment.of(table)
-            conduct(
-                model,
-                experiment if epochs is None else experiment.lasting(epochs),
-                bar,
-                {"check": check, "max_drop": max_drop, "plan": plan, "previous": not no_previous},
-                (screen, as_json),
-            )
+            conduct(model, described_lesson(model, images, first, always, epochs), bar, asked, (screen, as_json))
 
 
-def conduct(model: Path, experiment: Any, bar: Any, asked: dict[str, Any], where: tuple[Console, bool]) -> None:
+def described_lesson(model: Path, images: str, first: dict[str, Any], always: dict[str, Any], epochs: int | None) -> Experiment:
+    """The settings of a lesson.
+
+    Raises:
+        NacreError: some are given that only a new model takes.
+    """
+    from nacre.experiment import Experiment
+    from nacre.settings import place
+
+    given = [name for name, value in {**first, "epochs": epochs}.items() if value is not None]
+    if model.exists() and given:
+        names = ", ".join(name.removeprefix("reading.").removeprefix("method.") for name in given)
+        raise NacreError(f"{model} has its own settings, which stay: leave out {names}, or begin a new model.")
+    table: dict[str, Any] = {"data": images}
+    for key, value in {**first, **always}.items():
+        if value is not None:
+            place(table, key, value)
+    experiment = Experiment.of(table)
+    return experiment if epochs is None else experiment.lasting(epochs)
+
+
+def conduct(model: Path, experiment: Experiment, bar: Bar, asked: dict[str, Any], where: tuple[Console, bool]) -> None:
     """Plan or give a lesson, and say what came of it."""
     from nacre.lesson import Lesson
     from nacre.telling import forecast_lines, lesson_lines, outcome_lines

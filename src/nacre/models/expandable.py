@@ -122,7 +122,7 @@ class Widening(Head):
         classes, *more = size
         dim, rows, columns = more or (self.dim, *self.auxiliary.weight.shape)
         old = self.rows.weight.detach()
-        reach = 1 / math.sqrt(dim)
+        reach = 1 / math.sqrt(max(1, dim))
         wide = torch.empty(len(old), max(0, dim - self.dim), device=old.device).uniform_(-reach, reach)
         self.dim, bias = dim, None if self.rows.bias is None else self.rows.bias.detach()
         self.rows = Rows(torch.cat([old, wide], 1)[:, :dim], bias)
