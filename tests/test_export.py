@@ -34,7 +34,7 @@ def good(*arguments: str | Path) -> dict:
 def taught(folder: Path, method: str, channels: int = 3) -> Path:
     images = pictures(folder / "images", {"cat": 1, "dog": 2, "é \U0001f98a": 3}, channels=channels)
     extra = ["--set", "width=64"] if method in ("acil", "ds-al") else []
-    good("learn", folder / "m.nacre", images, *QUICK, *SAME, "--method", method, *extra)
+    good("learn", folder / "m.nacre", images, *QUICK, *SAME, "--method", method, "--check", "0.4", *extra)
     return folder / "m.nacre"
 
 

@@ -185,3 +185,12 @@ def test_the_digest_sees_name_type_shape_bytes_and_header() -> None:
     found = {files.digest(*other) for other in [(base, "h"), *others]}
     assert len(found) == len(others) + 1
     assert files.digest({"b": torch.ones(1), "a": torch.zeros(1)}, "h") == files.digest({"a": torch.zeros(1), "b": torch.ones(1)}, "h")
+
+
+@pytest.mark.parametrize("place", ["nowhere/x.json", "folder", "file/x.json"])
+def test_a_place_that_cannot_be_written_is_one_message(tmp_path: Path, place: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(NacreError, match="cannot write"):
+        files.write(tmp_path / place, "text")
+    assert not list(tmp_path.rglob("*.part"))

@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,12 @@ def write(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         draft.replace(path)
     except BaseException as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in FULL:
             raise NoRoom(f"no room on the disk for {path} ({len(data) / 1e6:,.1f} MB): make room, and repeat the command.") from None
+        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
+            raise NacreError(f"cannot write {path} ({error.strerror}): give a place that is there and where you may write.") from None
         raise
     sync(path.parent)
 

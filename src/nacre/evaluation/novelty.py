@@ -12,20 +12,22 @@ from nacre.training.inference import outputs
 from nacre.training.knowledge import below
 from nacre.training.learner import Learner
 
+FEWEST = 19
+"""So many images have one in twenty at their end (with the next one, (19 + 1) / 20)."""
 PART = "novelty"
 """Name of the tables among a knowledge's statistics."""
 
 
 def known_images(learner: Learner) -> Samples:
-    """Images to calibrate on: the held ones, and the exemplars where there are none."""
-    knowledge = learner.knowledge
-    return knowledge.held.samples() if len(knowledge.held) else knowledge.memory.samples()
+    """Images to calibrate on: the held ones, and the exemplars too where those are too few to tell what one in twenty is."""
+    held, memory = learner.knowledge.held.samples(), learner.knowledge.memory.samples()
+    return held if len(held) >= FEWEST else held + memory
 
 
 def tables(learner: Learner) -> dict[str, Tensor]:
     """The tables of `Novelty` for a learner as it is now; none where it has no image to calibrate on."""
     model, samples = learner.knowledge.model, known_images(learner)
-    if not len(samples):
+    if len(samples) < FEWEST:
         return {}
     found, answers = [], []
     for images, out in outputs(model, samples, learner.runtime, decode=True):

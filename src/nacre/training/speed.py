@@ -18,6 +18,7 @@ import torch
 
 from nacre import files
 from nacre.data import cache
+from nacre.errors import NacreError
 from nacre.models.model import Model
 from nacre.training.runtime import Runtime, reformatted
 
@@ -61,7 +62,7 @@ def remembered(runtime: Runtime, model: Model, batch: int, repeats: int) -> list
         return [float(value) for value in found]
     seconds = [measure(runtime, model, batch, repeats, choice) for choice in CHOICES]
     if runtime.main:
-        with suppress(OSError, files.NoRoom):
+        with suppress(OSError, NacreError):
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write(path, json.dumps({**known, key: seconds}, indent=1))
     return seconds
