@@ -66,7 +66,8 @@ def test_lines_that_differ_are_told_apart() -> None:
     assert not matches(["a", "z"], ["a", "b", "z"])
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_command_of_the_guide_prints_what_it_says(tmp_path: Path) -> None:
     commands = steps()
     assert len(commands) > 12
