@@ -93,9 +93,10 @@ def shrink(learner: Learner, most: int, fixed: int) -> Change:
         if most_of_a_class(memory) > each:
             memory.take(first_of_each(memory.labels, each))
             memory.budget = PerClass(each)
+    rounded = stored(learner)
     with torch.no_grad():
         for name, value in learner.state().items():
-            value.copy_(stored(learner)[name])
+            value.copy_(rounded[name])  # what the file will hold, so that the accuracy is the file's
     novelty.calibrate(learner)
     return Change(before=before, after=shares(learner, whole, 0)["all"])
 
