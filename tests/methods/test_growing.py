@@ -14,9 +14,9 @@ from nacre.losses.classification import Auxiliary
 from nacre.losses.loss import Batch, Step
 from nacre.methods.der import DER
 from nacre.methods.memo import MEMO
-from nacre.models.backbones import backbone
 from nacre.models.expandable import Expandable, Widening
 from nacre.models.model import Model
+from nacre.models.registry import backbone
 from nacre.training.inference import features
 from nacre.training.learner import Learner
 from nacre.training.optim import Optim

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from nacre.data.source import ImageSpec
 from nacre.errors import NacreError
-from nacre.models.backbones import BACKBONES, CifarResNet, Pad, ResNet18, SmallNet, backbone, conv_norm, fused
+from nacre.models.backbones import BACKBONES, CifarResNet, Pad, ResNet18, SmallNet, conv_norm, fused
 from nacre.models.decoders import Decoder
 from nacre.models.norm import BatchNorm
+from nacre.models.registry import backbone
 
 
 def parameters(module: nn.Module) -> int:

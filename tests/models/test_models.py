@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from nacre.data.source import ImageSpec, Samples
-from nacre.models.backbones import BACKBONES, backbone, fused
+from nacre.models.backbones import BACKBONES, fused
 from nacre.models.decoders import Decoder, doublings
 from nacre.models.heads import HEADS, Cosine, Head, NearestMean
 from nacre.models.model import Normalise, build_model, with_decoder
 from nacre.models.norm import BatchNorm
+from nacre.models.registry import backbone
 
 
 def parameters(module: nn.Module) -> int:

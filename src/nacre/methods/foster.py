@@ -15,9 +15,9 @@ from nacre.losses.classification import BalancedCrossEntropy, CrossEntropy, Enha
 from nacre.losses.distillation import BalancedDistillation, Distillation
 from nacre.losses.loss import Loss
 from nacre.methods.shared import aligned, seen_samples
-from nacre.models.backbones import backbone
 from nacre.models.expandable import Expandable, Widening
 from nacre.models.model import Model
+from nacre.models.registry import backbone
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Method
 from nacre.training.optim import Optim

@@ -9,9 +9,9 @@ from nacre.data.memory import PerClass
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stage
 from nacre.methods.shared import expand, expanded_phases
-from nacre.models.backbones import backbone
 from nacre.models.expandable import Expandable, Widening
 from nacre.models.model import Model
+from nacre.models.registry import backbone
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Method
 from nacre.training.phases import Phase

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nacre.data.memory import PerClass
 from nacre.data.stream import Stage
 from nacre.methods.shared import aligned, distilling_fit
+from nacre.training.gradients import Positive
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Method
 from nacre.training.phases import Phase, Remember
@@ -15,10 +16,7 @@ from nacre.training.phases import Phase, Remember
 
 @dataclass(frozen=True, kw_only=True)
 class WA(Method):
-    """Distil, then scale the new classes' rows so that their mean norm is the old ones'.
-
-    The paper also clips the head's weights at zero; as in the field's tables, that is left out.
-    """
+    """Distil, then scale the new classes' rows so that their mean norm is the old ones'."""
 
     family = "representation"
     paper = "Zhao et al., CVPR 2020"
@@ -27,9 +25,12 @@ class WA(Method):
 
     temperature: float = 2.0
     """Of the distillation."""
+    positive: bool = True
+    """Keep the rows from negative numbers, without which their norms say little of their logits (section 4.3)."""
 
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """Fit, align, remember."""
-        yield distilling_fit(knowledge, stage, self.temperature, self.optim_of(stage))
+        fit = distilling_fit(knowledge, stage, self.temperature, self.optim_of(stage))
+        yield replace(fit, gradient=Positive()) if self.positive else fit
         yield aligned(stage)
         yield Remember()

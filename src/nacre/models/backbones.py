@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
 
-from nacre.data.source import ImageSpec
-from nacre.errors import choose
 from nacre.models.norm import BatchNorm
 
 
@@ -28,6 +26,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """[B, C, H, W] -> maps [B, D_i, h_i, w_i], the last with D = `dim`."""
+
+    def bare(self) -> Backbone:
+        """The backbone that weights from elsewhere are for: this one, or the one inside."""
+        return self
 
 
 def conv_norm(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
@@ -178,22 +180,6 @@ BACKBONES: dict[str, Callable[[int], Backbone]] = {
     "resnet18-small": lambda channels: ResNet18(channels, small=True),
     "resnet18": lambda channels: ResNet18(channels, small=False),
 }
-
-
-def backbone(name: str, spec: ImageSpec) -> Backbone:
-    """Build a backbone for images of one kind.
-
-    Args:
-        name: a key of `BACKBONES`, or `auto`: `small` below 32 pixels, `resnet32` up to 64, `resnet18` above.
-        spec: of the images.
-
-    Raises:
-        NacreError: there is no such backbone.
-    """
-    if name == "auto":
-        longest = max(spec.size)
-        name = "small" if longest < 32 else "resnet32" if longest <= 64 else "resnet18"
-    return choose("backbone", name, {**BACKBONES})(spec.channels)
 
 
 def fused(module: nn.Module) -> nn.Module:

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from nacre.data.source import ImageSpec, Samples
 from nacre.errors import choose
-from nacre.models.backbones import Backbone, backbone, fused
+from nacre.models.backbones import Backbone, fused
 from nacre.models.decoders import Decoder
 from nacre.models.growing import Growing
 from nacre.models.heads import HEADS, Head
 from nacre.models.output import Output
+from nacre.models.registry import backbone
 from nacre.seeds import seeded
 
 
@@ -49,6 +50,11 @@ class Normalise(nn.Module):
         variance = (square / count - mean.square()).clamp_min(0)
         self.mean.copy_(mean)
         self.std.copy_(torch.where(variance > 1e-8, variance, 1).sqrt())
+
+    def given(self, mean: Tensor, std: Tensor) -> None:
+        """Take mean and deviation, [C] each, from elsewhere."""
+        self.mean.copy_(mean)
+        self.std.copy_(std)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, C, H, W], uint8 -> float32, in channels-last layout where the images are."""
@@ -130,7 +136,7 @@ def build_model(name: str, head: str, spec: ImageSpec, *, readout: Callable[[int
     """A model without classes.
 
     Args:
-        name: of the backbone, see `backbone`.
+        name: of the backbone, see `nacre.models.registry.backbone`.
         head: a key of `HEADS`.
         spec: of the images.
         readout: makes what answers in place of the head, from the number of features, such as `NearestMean`.

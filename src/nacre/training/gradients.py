@@ -56,6 +56,18 @@ def inner(first: list[Tensor | None] | list[Tensor], second: list[Tensor]) -> Te
     return torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True) if a is not None]).sum()
 
 
+class Positive(Gradients):
+    """Keeps the head's rows from having negative numbers (Zhao et al., CVPR 2020, section 4.3)."""
+
+    def before(self, step: Step, runtime: Runtime) -> None:
+        """Gradients stay as they are."""
+
+    @torch.no_grad()
+    def after(self, model: Model) -> None:
+        """Cut what became negative."""
+        model.head.rows.weight.clamp_(min=0)
+
+
 class Project(Gradients):
     """Keeps weights from moving within what earlier inputs of their layers span (Saha et al., ICLR 2021, eq. 8: GPM).
 

@@ -16,6 +16,7 @@ from nacre.data.memory import Budget, Memory
 from nacre.data.source import ImageSpec, Samples
 from nacre.data.stream import Stage
 from nacre.errors import NacreError
+from nacre.models.pretrained import begin
 from nacre.seeds import derive, seeded
 from nacre.training.inference import features, logits
 from nacre.training.journal import Journal
@@ -82,7 +83,8 @@ class Learner:
         journal.begin(stage.index)
         self.runtime.together()
         if stage.index == 0:
-            k.model.normalise.learn(stage.train)
+            pixels = begin(k.model.backbone, self.method.backbone)
+            k.model.normalise.learn(stage.train) if pixels is None else k.model.normalise.given(*pixels)
         else:
             k.teacher = self.runtime.place(k.model.frozen())
         with seeded(self.seed, "grow", stage.index):

@@ -69,7 +69,7 @@ class Method(ABC):
     """How the names of those statistics begin that have rows by class, equally many of each."""
 
     backbone: str = "auto"
-    """See `nacre.models.backbones.backbone`."""
+    """See `nacre.models.registry.backbone`."""
     head: str = "linear"
     """`linear` or `cosine`."""
     optim: Optim = Optim()
