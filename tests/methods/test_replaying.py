@@ -9,10 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from conftest import toy_source
+from nacre.data.memory import PerClass
+from nacre.data.replay import Rehearsal, kept
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stage, Stream
 from nacre.losses.loss import Batch, Step
 from nacre.losses.rehearsal import Dark, NewCrossEntropy, RememberedCrossEntropy
+from nacre.methods import METHODS
 from nacre.methods.derpp import DERpp
 from nacre.methods.erace import ERACE
 from nacre.methods.gdumb import GDumb
@@ -21,6 +25,7 @@ from nacre.methods.lwf import LwF
 from nacre.methods.wa import WA
 from nacre.models.model import Model, build_model
 from nacre.models.output import Output
+from nacre.seeds import derive, seeded
 from nacre.training.inference import features
 from nacre.training.learner import Learner
 from nacre.training.optim import Optim
@@ -150,3 +155,46 @@ def test_gdumb_learns_from_its_store_alone_and_afresh(stream: Stream, runtime: R
     assert not torch.equal(before["head.rows.weight"][:2], teacher.state_dict()["head.rows.weight"])
     assert torch.equal(before["normalise.mean"], teacher.state_dict()["normalise.mean"])
     assert int(before["backbone.stages.0.0.1.num_batches_tracked"]) == 0
+
+
+def test_a_reservoir_takes_in_what_passed_and_keeps_every_image_equally_likely() -> None:
+    labels = torch.tensor([0] * 30 + [1] * 10 + [0] * 4)  # forty new ones, and four remembered
+    hits, seen_early = torch.zeros(40), 0
+    for seed in range(400):
+        draw = torch.Generator().manual_seed(seed)
+        worth = torch.cat([torch.rand(40, generator=draw), torch.rand(4, generator=draw).sort().values])
+        hands = list(torch.randperm(40, generator=draw).split(10))
+        joins = Rehearsal(toy_source().train.take(torch.arange(4)), worth=worth, quota=6)
+        rows = joins.rows(hands, labels, draw)
+        assert [len(found) for found in rows] == [10] * 4
+        assert (rows[0] >= 40).all()  # nothing passed yet
+        passed = set(range(40, 44))
+        for hand, found in zip(hands, rows, strict=True):
+            assert set(found.tolist()) <= passed
+            passed |= set(hand.tolist())
+        seen_early += len(set(rows[1].tolist()) & set(hands[0].tolist()))
+        final = kept(torch.arange(44), labels, worth, 6)
+        assert torch.bincount(labels[final]).tolist() == [6, 6]
+        hits[final[final < 40]] += 1
+    assert seen_early > 400
+    assert hits[30:].sum() == 6 * 400
+    torch.testing.assert_close(hits[30:] / 400, torch.full((10,), 0.6), atol=0.09, rtol=0)
+    assert hits[:30].std() / 400 < 0.04
+
+
+def test_online_sees_every_image_once_and_remembers_what_its_reservoir_held(stream: Stream, runtime: Runtime) -> None:
+    method = METHODS["online"](backbone="small", optim=Optim(epochs=1, batch=4, lr=0.02))
+    learner = Learner(method, stream.source.spec, memory=PerClass(3), runtime=runtime)
+    for stage in stream[:2]:
+        with seeded(0, "probe"):
+            torch.manual_seed(derive(0, "phase", stage.index, 0))
+            fit, remember, _ = method.phases(learner.knowledge, stage)
+        assert torch.equal(fit.rehearsal.worth, remember.worth)
+        labels = torch.cat([stage.train.labels, learner.knowledge.memory.labels])
+        pixels = torch.cat([stage.train.pixels(), learner.knowledge.memory.images])
+        final = kept(torch.arange(len(labels)), labels, fit.rehearsal.worth, 3)
+        rows = learner.learn(stage).rows
+        assert [row["images"] for row in rows] == [len(stage.train)]
+        assert torch.equal(learner.knowledge.memory.labels, labels[final])
+        assert torch.equal(learner.knowledge.memory.images, pixels[final])
+    assert learner.knowledge.statistics["arrived"].tolist() == [12] * 4

@@ -138,3 +138,19 @@ def test_an_empty_memory_joins_nothing() -> None:
     alone = Deck(cards.samples, Augment(), cards.runtime, 8, nothing)
     for a, b in zip(cards.epoch(0, 0), alone.epoch(0, 0), strict=True):
         assert torch.equal(a.labels, b.labels)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_two_views_of_every_sample_stand_one_set_after_the_other(world: int) -> None:
+    cards = [deck(20, 8, augment=Augment(shift=1), rank=rank, world=world) for rank in range(world)]
+    twice = [Deck(card.samples, Augment(shift=1), card.runtime, 8, views=2) for card in cards]
+    for steps in zip(*(card.epoch(0, 0) for card in twice), strict=True):
+        for step in steps:
+            half = len(step.labels) // 2
+            assert step.labels[:half].tolist() == step.labels[half:].tolist()
+            assert step.fresh == 2 * half
+        assert sum(step.share for step in steps) == pytest.approx(world)
+    labels = [label for step in twice[0].epoch(0, 0) for label in step.labels.tolist()]
+    assert len(labels) == 2 * (20 if world == 1 else 10 + 1)
+    pixels = torch.cat([step.view.pixels.unflatten(0, (2, -1)) for step in twice[0].epoch(0, 0)], 1)
+    assert not torch.equal(pixels[0], pixels[1])

@@ -113,6 +113,10 @@ class Memory:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def quota(self, seen: int) -> int:
+        """Exemplars of one class when `seen` classes share."""
+        return self.budget.quota(seen, math.prod(self.images.shape[1:]))
+
     def samples(self) -> Samples:
         """The exemplars as samples."""
         return Samples.of(self.images, self.labels)
@@ -123,6 +127,7 @@ class Memory:
         features_of: Callable[[Samples], Tensor],
         seed: int,
         answers_of: Callable[[Samples], Tensor] | None = None,
+        worth: Tensor | None = None,
     ) -> None:
         """Choose exemplars of the classes that the stage brought images of, and cut the others to their new share.
 
@@ -131,14 +136,19 @@ class Memory:
             features_of: samples [n] -> features [n, D].
             seed: of the run, for selections that draw.
             answers_of: samples [n] -> logits [n, seen], to be stored beside those that are remembered now; None: nothing is.
+            worth: [n + M], of the stage's samples and the exemplars: the smallest are kept; None: the selection chooses.
         """
-        quota = self.budget.quota(stage.seen, math.prod(self.images.shape[1:]))
+        quota = self.quota(stage.seen)
         kept = [self.samples().take(torch.empty(0, dtype=torch.long))]
         stored = [self.stored.new_empty(0, self.stored.shape[1])]
         for label in range(stage.seen if quota else 0):
             one = range(label, label + 1)
             mine, fresh = self.samples().among(one), stage.train.among(one)
-            choice = self._choice(mine, fresh, quota, features_of, seed, stage.index, label)
+            if worth is None:
+                choice = self._choice(mine, fresh, quota, features_of, seed, stage.index, label)
+            else:
+                new, old = worth.split([len(stage.train), len(self)])
+                choice = torch.cat([old[self.labels == label], new[stage.train.labels == label]]).argsort(stable=True)[:quota]
             kept.append((mine + fresh).take(choice))
             stored.append(F.pad(self.stored[mine.rows], (0, 0, 0, len(fresh)), value=-torch.inf)[choice])
         self.images = torch.cat([samples.pixels() for samples in kept])

@@ -20,10 +20,12 @@ class CrossEntropy(Term):
     """Softmax cross-entropy over the classes from `first` on; every sample must belong to one of them."""
 
     first: int = 0
+    temperature: float = 1.0
+    """Of the logits."""
 
     def __call__(self, step: Step) -> Tensor:
         """Mean over the batch, in nats."""
-        return cross_entropy(step.out.logits[:, self.first :], step.batch, self.first)
+        return cross_entropy(step.out.logits[:, self.first :] / self.temperature, step.batch, self.first)
 
 
 def cross_entropy(logits: Tensor, batch: Batch, first: int = 0) -> Tensor:

@@ -64,9 +64,51 @@ class PrototypeReplay(Term):
 
     def __call__(self, step: Step) -> Tensor:
         """Mean over as many prototypes as the batch has images, in nats."""
-        count = max(1, len(step.batch.labels) // 4)
+        head = step.model.head
+        each = 4 if isinstance(head, Turned) else 1
+        count = max(1, len(step.batch.labels) // each)
         draw = generator(self.seed, "prototypes", round(step.progress * 2**40))
         labels = torch.randint(len(self.prototypes), (count,), generator=draw).to(self.prototypes.device)
         noise = torch.randn(count, self.prototypes.shape[1], generator=draw).to(self.prototypes.device)
         features = self.prototypes[labels] + self.radius * noise
-        return F.cross_entropy(head_of(step).every(features) / self.temperature, 4 * labels)
+        return F.cross_entropy(head.every(features) / self.temperature, each * labels)
+
+
+def likeness(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Cosine of features [B, D] and the nearest of prototypes [K, D], cut to [0, 1]: [B], without a gradient."""
+    cosines = F.normalize(features.detach()) @ F.normalize(prototypes.to(features.device)).T
+    return cosines.max(1).values.clamp(0, 1)
+
+
+class SelectedCrossEntropy(Term):
+    """Cross-entropy that counts a sample by how little it looks like a known class (Zhu et al., CVPR 2022, eq. 6: SSRE).
+
+    Args:
+        prototypes: [K, D].
+        temperature: of the logits.
+    """
+
+    def __init__(self, prototypes: Tensor, temperature: float) -> None:
+        self.prototypes, self.temperature = prototypes, temperature
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over the batch, in nats."""
+        each = F.cross_entropy(step.out.logits / self.temperature, step.batch.labels, reduction="none")
+        return ((1 - likeness(step.out.features, self.prototypes)) * each).mean()
+
+
+class SelectedDistance(Term):
+    """Euclidean distance of features from the teacher's, which counts by how much a sample looks like a known class (eq. 7 there).
+
+    Args:
+        prototypes: [K, D].
+    """
+
+    def __init__(self, prototypes: Tensor) -> None:
+        self.prototypes = prototypes
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over the batch, 0 or more."""
+        assert step.old is not None, "distillation needs Fit(teacher=...)"
+        gap: Tensor = (step.out.features - step.old.features.detach()).norm(dim=1)
+        return (likeness(step.out.features, self.prototypes) * gap).mean()

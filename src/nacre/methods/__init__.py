@@ -22,12 +22,14 @@ from nacre.methods.lucir import LUCIR
 from nacre.methods.lwf import LwF
 from nacre.methods.mas import MAS
 from nacre.methods.memo import MEMO
+from nacre.methods.online import Online
 from nacre.methods.pass_ import PASS
 from nacre.methods.podnet import PODNet
 from nacre.methods.reconstruction import Reconstruction, ReconstructionPlain
 from nacre.methods.replay import Replay
 from nacre.methods.si import SI
 from nacre.methods.slda import SLDA
+from nacre.methods.ssre import SSRE
 from nacre.methods.wa import WA
 from nacre.training.method import Method
 
@@ -60,4 +62,6 @@ METHODS: dict[str, type[Method]] = {
     "gpm": GPM,
     "foster": FOSTER,
     "pass": PASS,
+    "ssre": SSRE,
+    "online": Online,
 }

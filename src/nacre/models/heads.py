@@ -50,6 +50,11 @@ class Head(Growing):
         bias = None if old.bias is None else torch.cat([old.bias.detach(), old.bias.new_empty(fresh).uniform_(-reach, reach)])
         self.rows = Rows(torch.cat([old.weight.detach(), weight])[:classes], None if bias is None else bias[:classes])
 
+    def every(self, features: Tensor) -> Tensor:
+        """What all rows say: [B, D] -> [B, rows], equally many for each class."""
+        logits: Tensor = self(features)
+        return logits
+
     def select(self, classes: Tensor) -> None:
         """Keep the rows of these classes, of which each has equally many."""
         each = len(self.rows.weight) // max(1, self.size()[0])

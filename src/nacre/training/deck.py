@@ -63,11 +63,15 @@ class Deck:
         runtime: of this process, which takes its share of every batch.
         batch: largest number of samples in a step over all processes, remembered ones that join it not counted.
         rehearsal: remembered samples that join every step.
+        views: how many views of each new sample a step holds, one set after the other.
     """
 
-    def __init__(self, samples: Samples, augment: Augment, runtime: Runtime, batch: int, rehearsal: Rehearsal | None = None) -> None:
+    def __init__(
+        self, samples: Samples, augment: Augment, runtime: Runtime, batch: int, rehearsal: Rehearsal | None = None, views: int = 1
+    ) -> None:
         self.own = len(samples)
-        self.rehearsal = rehearsal if rehearsal is not None and len(rehearsal.samples) else None
+        self.views = views
+        self.rehearsal = rehearsal if rehearsal is not None and len(rehearsal) else None
         self.samples = samples if self.rehearsal is None else samples + self.rehearsal.samples
         self.augment = augment
         self.runtime = runtime
@@ -83,23 +87,21 @@ class Deck:
         device, rank, world = self.runtime.device, self.runtime.rank, self.runtime.world
         draw = generator(seed, "epoch", *place)
         hands = list(torch.randperm(self.own, generator=draw).tensor_split(self.steps))
-        drawn = [hand[:0] for hand in hands]
-        ratio = 0 if self.rehearsal is None else self.rehearsal.ratio
-        if self.rehearsal is not None:
-            rows = self.own + torch.randint(len(self.rehearsal.samples), (ratio * self.own,), generator=draw)
-            drawn = list(rows.split([ratio * len(hand) for hand in hands]))
-        numbers = torch.rand((1 + ratio) * self.own, self.augment.draws, generator=draw).to(device)
-        uniform = numbers.split([(1 + ratio) * len(hand) for hand in hands])
-        mine = [torch.cat([hand[rank::world], more[rank::world]]) for hand, more in zip(hands, drawn, strict=True)]
+        drawn = [hand[:0] for hand in hands] if self.rehearsal is None else self.rehearsal.rows(hands, self.samples.labels, draw)
+        sizes = [self.views * len(hand) + len(more) for hand, more in zip(hands, drawn, strict=True)]
+        uniform = torch.rand(sum(sizes), self.augment.draws, generator=draw).to(device).split(sizes)
+        mine = [torch.cat([hand[rank::world].repeat(self.views), more[rank::world]]) for hand, more in zip(hands, drawn, strict=True)]
         on_device = torch.cat(mine).to(device).split([len(hand) for hand in mine])
         with self._pixels(on_device, mine) as dealt:
             for number, (hand, pixels) in enumerate(zip(on_device, dealt, strict=True)):
-                fresh, whole = len(hands[number][rank::world]), len(hands[number])
-                mix = torch.cat([uniform[number][:whole][rank::world], uniform[number][whole:][rank::world]])
+                whole = len(hands[number])
+                own, more = uniform[number].split([self.views * whole, len(drawn[number])])
+                mix = torch.cat([own.unflatten(0, (self.views, whole))[:, rank::world].flatten(0, 1), more[rank::world]])
+                fresh = self.views * len(hands[number][rank::world])
                 yield Dealt(
                     self.augment.view(self.runtime.images(pixels), mix),
                     self.labels[hand],
-                    fresh * world / whole,
+                    fresh * world / (self.views * whole),
                     fresh,
                     None if self.stored is None else self.stored[hand[fresh:] - self.own],
                     self.rehearsal is not None and self.rehearsal.apart,

@@ -100,12 +100,14 @@ class Remember(Phase):
 
     answers: bool = False
     """Also store the model's logits beside the exemplars that are new."""
+    worth: Tensor | None = None
+    """[n + M], of the stage's images and the exemplars: keep those of smallest worth, instead of what the memory's selection chooses."""
 
     def run(self, work: Work) -> None:
         """Update the memory."""
         k = work.knowledge
         answers = (lambda samples: logits(k.model, samples, work.runtime)) if self.answers else None
-        k.memory.update(work.stage, lambda samples: features(k.model, samples, work.runtime), work.seed, answers)
+        k.memory.update(work.stage, lambda samples: features(k.model, samples, work.runtime), work.seed, answers, self.worth)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +141,8 @@ class Fit(Phase):
     """Changes or follows the gradients between backward and step."""
     turns: bool = False
     """Show every image four times, turned by quarters: first all upright, then all turned once, and so on."""
+    views: int = 1
+    """Show so many views of every image, augmented apart: first one of each, then another of each, and so on."""
     rehearsal: Rehearsal | None = None
     """Remembered samples that join every step; None where they are among `data`, or nowhere."""
 
@@ -152,7 +156,7 @@ class Fit(Phase):
             raise NacreError(f"stage {work.stage.index + 1} has no image to train on: give every stage images.")
         with trainable(self.model, self.only, self.still) as parameters:
             optimiser = self.optim.build(parameters)
-            deck = Deck(self.data, work.augment, work.runtime, self.optim.batch, self.rehearsal)
+            deck = Deck(self.data, work.augment, work.runtime, self.optim.batch, self.rehearsal, self.views)
             if self.gradient is not None:
                 self.gradient.to(work.runtime.device)
             modules = self.others()
