@@ -30,6 +30,7 @@ from nacre.methods.replay import Replay
 from nacre.methods.si import SI
 from nacre.methods.slda import SLDA
 from nacre.methods.ssre import SSRE
+from nacre.methods.tagfex import TagFex
 from nacre.methods.wa import WA
 from nacre.training.method import Method
 
@@ -61,6 +62,7 @@ METHODS: dict[str, type[Method]] = {
     "memo": MEMO,
     "gpm": GPM,
     "foster": FOSTER,
+    "tagfex": TagFex,
     "pass": PASS,
     "ssre": SSRE,
     "online": Online,

@@ -144,11 +144,17 @@ def expand(model: Model, stage: Stage) -> None:
     backbone, head = model.backbone, model.head
     assert isinstance(backbone, Expandable)
     assert isinstance(head, Widening)
+    if stage.index:
+        backbone.resize(len(backbone.branches) + 1)
+    widen(backbone, head, stage)
+
+
+def widen(backbone: Expandable, head: Widening, stage: Stage) -> None:
+    """Let a head answer for all classes from all branches, with an auxiliary one for the newest of several."""
     if stage.index == 0:
         head.resize(stage.seen)
-        return
-    backbone.resize(len(backbone.branches) + 1)
-    head.resize(stage.seen, backbone.dim, 1 + len(stage.new), backbone.width)
+    else:
+        head.resize(stage.seen, backbone.dim, 1 + len(stage.new), backbone.width)
 
 
 def expanded_phases(knowledge: Knowledge, stage: Stage, weight: float, optim: Optim) -> Iterator[Phase]:
