@@ -61,8 +61,10 @@ class Expandable(Backbone, Growing):
             part.requires_grad_(False)
 
     def numbers(self, *size: int) -> int:
-        """Those of the branches."""
-        return size[0] * sum(parameter.numel() for parameter in self.branches[0].parameters())
+        """Those of the branches, but for parts that have sizes of their own."""
+        first = self.branches[0]
+        apart = {id(parameter) for part in first.modules() if isinstance(part, Growing) for parameter in part.parameters()}
+        return size[0] * sum(parameter.numel() for parameter in first.parameters() if id(parameter) not in apart)
 
     def frozen_parts(self) -> list[nn.Module]:
         """What does not learn."""

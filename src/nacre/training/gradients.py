@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from nacre.losses.importance import Elastic, anchored
 from nacre.losses.loss import Step
+from nacre.models.gated import gated
 from nacre.models.model import Model
 from nacre.training.runtime import Runtime
 
@@ -66,6 +67,35 @@ class Positive(Gradients):
     def after(self, model: Model) -> None:
         """Cut what became negative."""
         model.head.rows.weight.clamp_(min=0)
+
+
+class Sharpen(Gradients):
+    """Makes gates ever more of a yes or a no over a fit (Yan et al., CVPR 2021, eq. 9 and its supplement; Serra et al., ICML 2018).
+
+    Sharpness climbs linearly from 1 / s to s, and the gates' gradients are given the size they would have at sharpness 1.
+
+    Args:
+        most: s.
+    """
+
+    def __init__(self, most: float) -> None:
+        Gradients.__init__(self)
+        self.most, self.progress = most, 0.0
+
+    @torch.no_grad()
+    def before(self, step: Step, runtime: Runtime) -> None:
+        """Undo what the sharpness does to the gradients."""
+        self.progress = step.progress
+        for block in gated(step.model.backbone):
+            for gate in block.gates:
+                if gate.grad is not None:
+                    slope = [value.sigmoid() * (1 - value.sigmoid()) for value in (gate, (block.sharpness * gate).clamp(-15, 15))]
+                    gate.grad.mul_(slope[0] / (block.sharpness * slope[1]).clamp_min(1e-9))
+
+    def after(self, model: Model) -> None:
+        """Sharpen."""
+        for block in gated(model.backbone):
+            block.sharpness.fill_(1 / self.most + (self.most - 1 / self.most) * self.progress)
 
 
 class Project(Gradients):
