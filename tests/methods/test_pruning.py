@@ -26,7 +26,7 @@ from nacre.training.learner import Learner
 from nacre.training.runtime import Runtime
 
 SPEC = ImageSpec((3, 8, 8))
-METHOD = DER(backbone="resnet20", optim=replace(QUICK, lr=0.05, epochs=6), sparsity=1000.0)
+METHOD = DER(backbone="resnet20", optim=replace(QUICK, lr=0.05, epochs=6), sparsity=5000.0)
 
 
 def opened() -> Model:
@@ -97,9 +97,9 @@ def test_gradients_of_gates_have_the_size_of_those_at_sharpness_one(stream: Stre
     for sharpness in (0.2, 3.0):
         block.sharpness.fill_(sharpness)
         block.gates[0].data.fill_(0.4)
-        step = Step(Batch(torch.zeros(1, 3, 8, 8), torch.tensor([0])), model(torch.zeros(1, 3, 8, 8)), None, model, stream[0], 0.25)
+        step = Step(Batch(torch.zeros(1, 3, 8, 8), torch.tensor([0])), model(torch.zeros(1, 3, 8, 8)), None, model, stream[0], 0.75)
         (block.gates[0].grad,) = torch.autograd.grad(block.open().sum(), [block.gates[0]])
-        sharpen = Sharpen(10.0)
+        sharpen = Sharpen(10.0, epochs=3)
         sharpen.before(step, runtime)
         value = torch.sigmoid(torch.tensor(0.4))
         torch.testing.assert_close(block.gates[0].grad, (value * (1 - value)).expand(16))

@@ -37,7 +37,7 @@ class DER(Method):
     sparsity: float = 0.0
     """Of the share of weights in use (eq. 10): channels whose learnt gate stays closed are taken out after the fit; 0: none."""
     sharpness: float = 100.0
-    """Of the gates at the end of a fit, above 1."""
+    """Of the gates at the end of an epoch, above 1."""
 
     def build(self, spec: ImageSpec) -> Model:
         """With one branch."""
@@ -55,7 +55,9 @@ class DER(Method):
         """Fit, prune where asked, align, remember."""
         fit, *rest = expanded_phases(knowledge, stage, self.auxiliary, self.optim_of(stage))
         if self.sparsity and isinstance(fit, Fit):
-            fit = replace(fit, loss=fit.loss.adding(sparsity=self.sparsity * UsedWeights()), gradient=Sharpen(self.sharpness))
+            fit = replace(
+                fit, loss=fit.loss.adding(sparsity=self.sparsity * UsedWeights()), gradient=Sharpen(self.sharpness, fit.optim.epochs)
+            )
             rest = [Adjust("prune", prune), *rest]
         yield fit
         yield from rest

@@ -70,22 +70,23 @@ class Positive(Gradients):
 
 
 class Sharpen(Gradients):
-    """Makes gates ever more of a yes or a no over a fit (Yan et al., CVPR 2021, eq. 9 and its supplement; Serra et al., ICML 2018).
+    """Makes gates ever more of a yes or a no over every epoch (Yan et al., CVPR 2021, section 3.4; Serra et al., ICML 2018, eq. 3-5).
 
     Sharpness climbs linearly from 1 / s to s, and the gates' gradients are given the size they would have at sharpness 1.
 
     Args:
         most: s.
+        epochs: of the fit.
     """
 
-    def __init__(self, most: float) -> None:
+    def __init__(self, most: float, epochs: int) -> None:
         Gradients.__init__(self)
-        self.most, self.progress = most, 0.0
+        self.most, self.epochs, self.progress = most, epochs, 0.0
 
     @torch.no_grad()
     def before(self, step: Step, runtime: Runtime) -> None:
         """Undo what the sharpness does to the gradients."""
-        self.progress = step.progress
+        self.progress = step.progress * self.epochs % 1
         for block in gated(step.model.backbone):
             for gate in block.gates:
                 if gate.grad is not None:
