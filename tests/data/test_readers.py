@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from nacre.data.readers import digits, held_out, read
+from nacre.data.readers import Reading, digits, held_out, read
 from nacre.errors import NacreError
 
 
@@ -65,3 +65,15 @@ def test_unknown_data_gets_the_nearest_name() -> None:
     assert len(read("digits").classes) == 10
     with pytest.raises(NacreError, match=r"unknown data 'digit': give a path .* use one of digits.*\. Did you mean 'digits'"):
         read("digit")
+
+
+def test_settings_are_chosen_on_training_images_alone() -> None:
+    whole, tuned = read("digits"), read("digits", Reading(tune=0.25))
+    assert len(tuned.train) + len(tuned.test) == len(whole.train)
+    assert abs(len(tuned.test) - len(whole.train) / 4) < 10
+    train = {image.numpy().tobytes() for image in whole.train.pixels()}
+    assert all(image.numpy().tobytes() in train for image in tuned.test.pixels())
+    assert not set(tuned.train.rows.tolist()) & set(tuned.test.rows.tolist())
+    assert torch.equal(read("digits", Reading(tune=0.25)).test.rows, tuned.test.rows)
+    with pytest.raises(ValueError, match=r"tune is 1\.0"):
+        Reading(tune=1.0)

@@ -42,12 +42,16 @@ class Reading:
     """Leave out what cannot be used, rather than stop."""
     test: float = 0.2
     """Share of every class that is held out for testing where the data come without a split; 0: none."""
+    tune: float = 0.0
+    """Share of every class's training images that take the place of the test images, to choose settings by; 0: the test images stay."""
 
     def __post_init__(self) -> None:
         if self.size < 0 or 0 < self.size < 8:
             raise ValueError(f"size is {self.size}, but it must be 0 or at least 8 pixels")
         if not 0 <= self.test < 1:
             raise ValueError(f"test is {self.test}, but it must be in [0, 1)")
+        if not 0 <= self.tune < 1:
+            raise ValueError(f"tune is {self.tune}, but it must be in [0, 1)")
 
 
 def digits() -> Source:
@@ -136,10 +140,19 @@ def read(data: str, reading: Reading = Reading(), progress: Progress | None = No
         NacreError: there is no such data set, or something in it cannot be used.
     """
     if data in READERS:
-        return READERS[data]()
+        return tuned(READERS[data](), reading.tune)
     path = Path(data)
     found = torchvision_arrays(data) if data.startswith("torchvision:") else found_at(path, reading.label)
-    return from_listing(found, reading, progress, form) if isinstance(found, Listing) else from_arrays(found, path, reading, form)
+    source = from_listing(found, reading, progress, form) if isinstance(found, Listing) else from_arrays(found, path, reading, form)
+    return tuned(source, reading.tune)
+
+
+def tuned(source: Source, share: float) -> Source:
+    """A source whose test images are a share of every class's training images, always the same; the real ones stay unseen."""
+    if not share:
+        return source
+    kept, held = held_out(source.train.labels, fraction=share, seed=1)
+    return replace(source, train=source.train.take(kept), test=source.train.take(held))
 
 
 def found_at(path: Path, label: str) -> Found:

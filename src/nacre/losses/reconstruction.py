@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from nacre.losses.loss import Step, Term
+from nacre.models.decoders import Decoder
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,50 @@ class Reconstruction(Term):
     """
 
     decodes = True
+    other: bool = False
+    """Ask for the next image of the batch instead, as a control."""
 
     def __call__(self, step: Step) -> Tensor:
         """Mean over pixels, channels and batch; 0 or more."""
         assert step.out.reconstruction is not None, "reconstruction needs a model with a decoder"
-        return unexplained(step.out.reconstruction, step.batch.clean)
+        target = step.batch.clean
+        return unexplained(step.out.reconstruction, target.roll(1, 0) if self.other else target)
 
     def concern(self, mean: float, progress: float) -> str | None:
         """Warn of a decoder that is no better than the mean image after a tenth of the phase."""
-        if progress < 0.1 or mean < 1:
+        if progress < 0.1 or mean < 1 or self.other:
             return None
         return (
             f"the reconstruction explains nothing of the images yet (unexplained variance {mean:.2f}, 1 is the mean image): "
             "lower the learning rate, train longer, or lower the weight of the term"
         )
+
+
+@dataclass(frozen=True)
+class StoppedReconstruction(Term):
+    """The same number, from which the decoder learns and the backbone does not."""
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over pixels, channels and batch; 0 or more."""
+        assert step.model.decoder is not None, "reconstruction needs a model with a decoder"
+        return unexplained(step.model.decoder.of([m.detach().float() for m in step.out.maps]), step.batch.clean)
+
+
+class Anchor(Term):
+    """What the decoder of the stage before, held still, leaves unexplained when it starts from the features of now.
+
+    It hinders that drift alone which loses what the old decoder used.
+
+    Args:
+        decoder: the teacher's.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over pixels, channels and batch; 0 or more."""
+        return unexplained(self.decoder.of([m.float() for m in step.out.maps]), step.batch.clean)
 
 
 def unexplained(reconstruction: Tensor, images: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: B images, D channels in the map, h x w its size, C channels, H x W pixel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -25,16 +26,22 @@ class Decoder(nn.Module):
         start: h and w.
         shape: C, H and W.
         width: channels of the bottleneck and of every map after it but the last.
+        tap: which of a backbone's maps is the first, 1 for the deepest.
     """
 
-    def __init__(self, dim: int, start: tuple[int, int], shape: tuple[int, int, int], width: int = 32) -> None:
+    def __init__(self, dim: int, start: tuple[int, int], shape: tuple[int, int, int], width: int = 32, tap: int = 1) -> None:
         nn.Module.__init__(self)
-        self.dim = dim
+        self.dim, self.tap = dim, tap
         self.sizes = doublings(start, shape[1:])
         self.enter = conv_norm(dim, width, kernel=1)
         widths = [width] * len(self.sizes) + [width // 2 if self.sizes else width]
         self.steps = nn.ModuleList(nn.Sequential(conv_norm(a, b), nn.ReLU(inplace=True)) for a, b in pairwise(widths))
         self.leave = nn.Conv2d(widths[-1], shape[0], 3, padding=1)
+
+    def of(self, maps: Sequence[Tensor]) -> Tensor:
+        """A backbone's maps -> image [B, C, H, W]; where several branches are joined, from the newest."""
+        image: Tensor = self(maps[-self.tap][:, -self.dim :])
+        return image
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [B, D, h, w] -> image [B, C, H, W], in units of the normalised image."""

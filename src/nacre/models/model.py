@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nacre.data.source import ImageSpec, Samples
-from nacre.errors import choose
+from nacre.errors import NacreError, choose
 from nacre.models.backbones import Backbone, fused
 from nacre.models.decoders import Decoder
 from nacre.models.growing import Growing
@@ -117,7 +117,7 @@ class Model(nn.Module):
             logits = self.head(features)
         reconstruction = None
         if decode and self.decoder is not None:
-            reconstruction = self.decoder(maps[-1][:, -self.decoder.dim :]).float()  # of several branches the newest
+            reconstruction = self.decoder.of(maps).float()
         return Output(maps, features, logits, reconstruction)
 
     def answer(self, features: Tensor) -> Tensor:
@@ -145,10 +145,25 @@ def build_model(name: str, head: str, spec: ImageSpec, *, readout: Callable[[int
     return Model(trunk, choose("head", head, HEADS)(trunk.dim), spec, readout=None if readout is None else readout(trunk.dim))
 
 
-def with_decoder(model: Model) -> Model:
-    """Give a model on the CPU its decoder, drawn from random numbers of its own so that nothing else of the run changes."""
+def with_decoder(model: Model, tap: int = 1) -> Model:
+    """Give a model on the CPU its decoder, drawn from random numbers of its own so that nothing else of the run changes.
+
+    Args:
+        model: without one.
+        tap: the map it starts from, 1 for the deepest.
+
+    Raises:
+        NacreError: the backbone gives fewer maps.
+    """
     shape = model.spec.shape
-    height, width = (-(-side // model.backbone.reduction) for side in shape[1:])
+    start: tuple[int, ...] = (model.backbone.dim, *(-(-side // model.backbone.reduction) for side in shape[1:]))
+    if tap > 1:
+        with torch.no_grad():
+            maps = model.backbone.eval()(torch.zeros(1, *shape))
+        model.backbone.train()
+        if tap > len(maps):
+            raise NacreError(f"decoding.tap is {tap}, but {type(model.backbone).__name__} gives {len(maps)} maps: choose 1 to {len(maps)}.")
+        start = tuple(maps[-tap].shape[1:])
     with seeded(torch.initial_seed(), "decoder"):
-        model.decoder = Decoder(model.backbone.dim, (height, width), shape)
+        model.decoder = Decoder(start[0], (start[1], start[2]), shape, tap=tap)
     return model

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from nacre.data.memory import NOTHING, Budget
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stage
 from nacre.losses.loss import Step, Weighted
-from nacre.losses.reconstruction import Reconstruction
+from nacre.losses.reconstruction import Anchor, Reconstruction, StoppedReconstruction
 from nacre.models.model import Model, build_model, with_decoder
 from nacre.training.knowledge import Knowledge
 from nacre.training.optim import Optim
@@ -29,10 +29,25 @@ class Decoding:
     """Of the reconstruction term against the classification term; 0 is bit-identical to no decoder."""
     warmup: float = 0.05
     """Share of the first stage over which the weight climbs from 0, in [0, 1)."""
+    tap: int = 1
+    """Which map the decoder starts from, counted from the deepest."""
+    stages: Literal["all", "first", "later"] = "all"
+    """In which stages the term counts."""
+    target: Literal["own", "other"] = "own"
+    """What is asked for: the image, or as a control the next one of the batch, which its features know nothing of."""
+    stopped: bool = False
+    """As a control, let the decoder learn but no gradient of it into the backbone."""
+    anchor: float = 0.0
+    """Of the error that the decoder of the stage before, held still, makes from the features of now, against the classification term."""
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or not 0 <= self.warmup < 1:
-            raise ValueError(f"weight is {self.weight} and warmup {self.warmup}, but they must be 0 or more and in [0, 1)")
+        if min(self.weight, self.anchor) < 0 or not 0 <= self.warmup < 1:
+            raise ValueError(
+                f"weight is {self.weight}, anchor {self.anchor} and warmup {self.warmup}, "
+                "but weight and anchor must be 0 or more, and warmup in [0, 1)"
+            )
+        if self.tap < 1:
+            raise ValueError(f"tap is {self.tap}, but it must be 1 for the deepest map, 2 for the one before it, and so on")
 
     def ramp(self, step: Step) -> float:
         """What the weight is multiplied by at one step."""
@@ -40,16 +55,22 @@ class Decoding:
             return 1.0
         return min(1.0, step.progress / self.warmup)
 
-    def onto(self, phases: Iterator[Phase], knowledge: Knowledge) -> Iterator[Phase]:
+    def onto(self, phases: Iterator[Phase], knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """The same phases, where every whole fit of the knowledge's model reconstructs too.
 
         The weight is relative to what the fit gives to classification, so the two keep their ratio when distillation
         takes its share.
         """
+        wanted = self.weight * (self.stages in ("all", "later" if stage.index else "first"))
+        term = StoppedReconstruction() if self.stopped else Reconstruction(other=self.target == "other")
+        before = None if knowledge.teacher is None else knowledge.teacher.decoder
         for phase in phases:
             if isinstance(phase, Fit) and phase.model is knowledge.model and phase.only is None:
-                term = Weighted(Reconstruction(), self.weight * phase.loss.weight("classification"), self.ramp)
-                phase = replace(phase, loss=phase.loss.adding(reconstruction=term))
+                share = phase.loss.weight("classification")
+                loss = phase.loss.adding(reconstruction=Weighted(term, wanted * share, self.ramp))
+                if before is not None and self.anchor:
+                    loss = loss.adding(anchor=Weighted(Anchor(before), self.anchor * share))
+                phase = replace(phase, loss=loss)
             yield phase
 
 
@@ -90,7 +111,7 @@ class Method(ABC):
     def whole(self, spec: ImageSpec) -> Model:
         """The model of `build`, with a decoder where one is asked."""
         model = self.build(spec)
-        return model if self.decoding is None else with_decoder(model)
+        return model if self.decoding is None else with_decoder(model, self.decoding.tap)
 
     def grow(self, knowledge: Knowledge, stage: Stage) -> None:
         """Make room for the stage's classes."""
@@ -99,7 +120,7 @@ class Method(ABC):
     def lesson(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """The phases, with the reconstruction term where it is asked."""
         phases = self.phases(knowledge, stage)
-        return phases if self.decoding is None else self.decoding.onto(phases, knowledge)
+        return phases if self.decoding is None else self.decoding.onto(phases, knowledge, stage)
 
     def lasting(self, epochs: int) -> Self:
         """The same with so many epochs in every stage."""

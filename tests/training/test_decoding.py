@@ -1,0 +1,88 @@
+"""What may be asked of the decoder: in which stages, from which map, of which image, and controls that must not help."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import QUICK
+from nacre.data.source import ImageSpec
+from nacre.data.stream import Stream
+from nacre.errors import NacreError
+from nacre.losses.loss import Batch, Step
+from nacre.losses.reconstruction import Anchor, Reconstruction, StoppedReconstruction, unexplained
+from nacre.methods import METHODS
+from nacre.models.decoders import Decoder
+from nacre.models.model import build_model, with_decoder
+from nacre.training.journal import Row
+from nacre.training.learner import Learner
+from nacre.training.method import Decoding, Method
+from nacre.training.runtime import Runtime
+
+SPEC = ImageSpec((3, 8, 8))
+
+
+def method(**decoding: object) -> Method:
+    return METHODS["reconstruction"](backbone="small", optim=QUICK, decoding=Decoding(**decoding))  # type: ignore[arg-type]
+
+
+def learnt(stream: Stream, runtime: Runtime, how: Method, until: int = 2) -> tuple[Learner, list[list[Row]]]:
+    learner = Learner(how, stream.source.spec, runtime=runtime)
+    return learner, [learner.learn(stage).rows for stage in stream[:until]]
+
+
+@pytest.mark.parametrize(("stages", "where"), [("all", [True, True]), ("first", [True, False]), ("later", [False, True])])
+def test_the_term_counts_in_the_stages_that_are_named(stages: str, where: list[bool], stream: Stream, runtime: Runtime) -> None:
+    _, logs = learnt(stream, runtime, method(stages=stages))
+    assert [all("reconstruction" in row for row in rows) for rows in logs] == where
+
+
+def test_a_stopped_decoder_learns_and_leaves_the_rest_bit_equal(stream: Stream, runtime: Runtime) -> None:
+    longer = replace(QUICK, epochs=12)
+    none, _ = learnt(stream, runtime, replace(method(), decoding=None, optim=longer))
+    stopped, logs = learnt(stream, runtime, replace(method(stopped=True, warmup=0.0), optim=longer))
+    state, with_it = none.state(), stopped.state()
+    assert all(torch.equal(with_it[name], tensor) for name, tensor in state.items())
+    errors = [row["reconstruction"] for row in logs[0]]
+    assert errors[-1] < errors[0]
+
+
+def test_the_old_decoder_anchors_from_the_second_stage_on(stream: Stream, runtime: Runtime) -> None:
+    _, logs = learnt(stream, runtime, method(anchor=0.5))
+    assert ["anchor" in rows[0] for rows in logs] == [False, True]
+    torch.manual_seed(0)
+    model = with_decoder(build_model("small", "linear", SPEC)).eval()
+    before = model.frozen().decoder
+    assert before is not None
+    images = torch.randn(4, 3, 8, 8)
+    out = model(images, decode=True)
+    step = Step(Batch(images, torch.zeros(4, dtype=torch.long)), out, None, model, stream[1], 0.0)
+    torch.testing.assert_close(Anchor(before)(step), unexplained(out.reconstruction, images), rtol=1e-3, atol=1e-4)
+
+
+def test_the_control_asks_for_the_next_image(stream: Stream) -> None:
+    torch.manual_seed(0)
+    model, images = with_decoder(build_model("small", "linear", SPEC)), torch.randn(3, 3, 8, 8)
+    out = model(images, decode=True)
+    step = Step(Batch(images, torch.zeros(3, dtype=torch.long)), out, None, model, stream[0], 0.0)
+    want = (out.reconstruction - images[[2, 0, 1]]).square().mean()
+    torch.testing.assert_close(Reconstruction(other=True)(step), want)
+    torch.testing.assert_close(StoppedReconstruction()(replace(step)), Reconstruction()(step), rtol=0.2, atol=0.2)
+
+
+@pytest.mark.parametrize(("name", "tap", "channels", "side"), [("small", 1, 64, 2), ("small", 2, 64, 4), ("resnet20", 3, 16, 8)])
+def test_the_decoder_may_start_from_an_earlier_map(name: str, tap: int, channels: int, side: int) -> None:
+    model = with_decoder(build_model(name, "linear", SPEC), tap)
+    assert isinstance(model.decoder, Decoder)
+    assert (model.decoder.dim, model.decoder.tap) == (channels, tap)
+    assert len(model.decoder.sizes) == {8: 0, 4: 1, 2: 2}[side]
+    assert model(torch.zeros(2, 3, 8, 8), decode=True).reconstruction.shape == (2, 3, 8, 8)
+
+
+def test_a_map_that_is_not_there_is_refused() -> None:
+    with pytest.raises(NacreError, match=r"decoding\.tap is 4, but SmallNet gives 3 maps: choose 1 to 3"):
+        with_decoder(build_model("small", "linear", SPEC), 4)
+    with pytest.raises(ValueError, match="tap is 0"):
+        Decoding(tap=0)
