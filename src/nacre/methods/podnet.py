@@ -14,7 +14,7 @@ from nacre.data.stream import Stage
 from nacre.losses.classification import NeighbourhoodComponents
 from nacre.losses.distillation import FeatureCosine, PooledMaps
 from nacre.losses.loss import Loss
-from nacre.methods.shared import seen_samples
+from nacre.methods.shared import balanced_fit, seen_samples
 from nacre.models.backbones import signed
 from nacre.models.heads import Proxies
 from nacre.models.model import Model, build_model
@@ -65,8 +65,7 @@ class PODNet(Method):
         yield Fit(loss, seen_samples(knowledge, stage), knowledge.model, teacher=knowledge.teacher, optim=self.optim_of(stage))
         yield Remember()
         if stage.known and len(knowledge.memory):
-            loss = Loss(classification=classification)
-            yield Fit(loss, knowledge.memory.samples(), knowledge.model, only=[knowledge.model.head], optim=self.balanced)
+            yield balanced_fit(knowledge, classification, self.balanced)
 
 
 def imprint(work: Work) -> None:

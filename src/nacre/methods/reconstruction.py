@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from nacre.data.memory import PerClass
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stage
-from nacre.methods.shared import class_means, distilling_fit
+from nacre.losses.classification import CrossEntropy
+from nacre.methods.shared import balanced_fit, class_means, distilling_fit
 from nacre.models.heads import NearestMean
 from nacre.models.model import Model, build_model
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Decoding, Method
+from nacre.training.optim import Optim
 from nacre.training.phases import Phase, Remember
 
 
@@ -62,8 +64,12 @@ class ReconstructionPlain(Method):
     decoding: Decoding | None = Decoding()
     temperature: float = 2.0
     """Of the distillation."""
+    balanced: Optim | None = None
+    """How the head is fitted to the exemplars alone when a stage after the first ends; None: not at all."""
 
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
-        """One fit, then the exemplars."""
+        """One fit, then the exemplars, and where asked the head on them."""
         yield distilling_fit(knowledge, stage, self.temperature, self.optim_of(stage))
         yield Remember()
+        if self.balanced is not None and stage.known and len(knowledge.memory):
+            yield balanced_fit(knowledge, CrossEntropy(), self.balanced)

@@ -13,7 +13,7 @@ from nacre.data.stream import Stage
 from nacre.losses.classification import Auxiliary, CrossEntropy
 from nacre.losses.distillation import Distillation
 from nacre.losses.importance import Elastic, Outcome, anchored, importance
-from nacre.losses.loss import Loss
+from nacre.losses.loss import Loss, Term
 from nacre.models.expandable import Expandable, Widening
 from nacre.models.heads import NearestMean
 from nacre.models.model import Model
@@ -92,6 +92,11 @@ def distilling_fit(knowledge: Knowledge, stage: Stage, temperature: float, optim
     share = stage.share_known
     loss = Loss(classification=(1 - share) * classification(knowledge, stage), distillation=share * Distillation(temperature))
     return Fit(loss, data, knowledge.model, teacher=knowledge.teacher, optim=optim)
+
+
+def balanced_fit(knowledge: Knowledge, classification: Term, optim: Optim) -> Fit:
+    """Fit the head alone to the exemplars, of which every class has equally many (Douillard et al., ECCV 2020, section 4.3)."""
+    return Fit(Loss(classification=classification), knowledge.memory.samples(), knowledge.model, only=[knowledge.model.head], optim=optim)
 
 
 def class_means() -> Adjust:
