@@ -21,6 +21,7 @@ ORDER = [
     {"modelfile"},
     {"experiment"},
     {"study", "holding"},
+    {"compare"},
     {"lesson"},
     {"editing", "forecast", "predicting", "inspection", "export", "estimator"},
     {"worker", "terminal", "telling"},

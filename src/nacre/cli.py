@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from nacre import __version__
-from nacre.commands import data, model, runs
+from nacre.commands import compare, data, model, runs
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False)
 USE, COMPARE, LOOK = "A model in use", "Ways to learn, compared", "Data"
@@ -24,7 +24,7 @@ def top(version: Annotated[bool, typer.Option("--version", help="Print the versi
 
 for panel, commands in (
     (USE, (model.learn, model.predict, model.evaluate, model.inspect, model.drop, model.rename, model.shrink, model.export)),
-    (COMPARE, (runs.run, runs.report, runs.study, runs.methods, runs.protocols)),
+    (COMPARE, (runs.run, runs.report, runs.study, compare.compare, runs.methods, runs.protocols)),
     (LOOK, (data.data, data.cache)),
 ):
     for command in commands:

@@ -250,3 +250,32 @@ def percents(shares: Sequence[float | None]) -> list[float]:
 def measured(value: Any) -> float:
     """A number of the log, which may be text; NaN for none."""
     return float("nan") if value is None or value == "" else float(value)
+
+
+def forest(rows: Sequence[tuple[str, float, float, float]], name: str, unit: str, less: bool) -> str:
+    """Differences with their intervals, one below the other, around zero.
+
+    Args:
+        rows: label, mean, low and high, shares in [-1, 1]; low and high nan for a single pair.
+        name: of the figure.
+        unit: of the x axis.
+        less: whether less is better.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.axvline(0, color=GREY, linewidth=1.2)
+        for place, (_, mean, low, high) in enumerate(rows):
+            sure = low > 0 or high < 0
+            better = (mean < 0) == less
+            colour = (TEAL if better else ROSE) if sure else GREY
+            axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=2.4, solid_capstyle="round")
+            axes.plot([100 * mean], [place], marker="o" if math.isfinite(low) else "D", color=colour, markersize=7)
+        axes.set_yticks(range(len(rows)), [shortened(label, 34) for label, *_ in rows])
+        axes.set(xlabel=unit, ylim=(len(rows) - 0.4, -0.6))
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        reach = max(abs(value) for _, *ends in rows for value in ends if math.isfinite(value)) or 0.01
+        axes.set_xlim(-108 * reach, 108 * reach)
+
+    return drawn(9.6, 0.34 * len(rows) + 1.0, draw, name)

@@ -1,0 +1,52 @@
+"""The command that puts runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from nacre.commands.common import plain_errors
+from nacre.errors import NacreError
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="STUDY.toml|RUN...", help="One study's file, or the folders of runs.")],
+    baseline: Annotated[str | None, typer.Option(help="Arm or method that the others are compared with; by default the first.")] = None,
+    readout: Annotated[str | None, typer.Option(help="Whose answers count: head, nearest_mean, linear; by default each method's.")] = None,
+    store: Annotated[Path | None, typer.Option(help="SQLite file of finished runs; by default the study's own.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write an HTML report with a forest plot here.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Compare arms with a baseline by paired differences: 95 % intervals, exact permutation tests, Holm's correction."""
+    with plain_errors():
+        from nacre import compare as sides
+        from nacre import files
+        from nacre.study import Store, Study
+        from nacre.terminal import comparison_table
+
+        if len(runs) == 1 and not runs[0].is_dir():
+            study = Study.load(runs[0])
+            where = store or study.store
+            if not where.exists():
+                raise NacreError(f"{where} is not there: no run of this study is finished. Compute them with `nacre study {runs[0]}`.")
+            found = sides.of_study(study, Store(where), baseline or "", readout or "")
+        else:
+            found = sides.of_folders(runs, baseline or "", readout or "")
+        if not found.entries:
+            raise NacreError(f"no arm has a run with a seed that {found.baseline} has too: compute more runs.")
+        if out is not None:
+            files.write(out, sides.page(found))
+        if as_json:
+            print(files.as_json(sides.plain(found), indent=1))  # noqa: T201 - the answer
+        elif markdown:
+            print(sides.markdown(found))  # noqa: T201 - the answer
+        else:
+            wide = Console()
+            Console(width=None if wide.is_terminal else 140).print(comparison_table(found))
+            if out is not None:
+                wide.print(f"report: {escape(str(out))}", highlight=False, soft_wrap=True)

@@ -1,0 +1,156 @@
+"""Arms against a baseline: what is paired, what is refused, what is told."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from nacre.cli import app
+from nacre.evaluation.paired import difference
+from nacre.study import Store, Study
+
+STUDY = """
+seeds = 4
+[base]
+data = "digits"
+[arms.plain]
+method.name = "replay"
+[arms.better]
+method.name = "icarl"
+[arms."<b>odd</b>"]
+method.name = "lwf"
+[arms.waiting]
+method.name = "wa"
+"""
+SHIFT = {"plain": 0.0, "better": 0.05, "<b>odd</b>": -0.02}
+
+
+def metrics(arm: str, seed: int, **more: Any) -> dict[str, Any]:
+    average = 0.6 + 0.01 * seed + SHIFT[arm] * (1 + seed / 10)
+    summary = {"average_incremental": average, "last": average - 0.1, "forgetting": 0.3 - SHIFT[arm], "probe": 0.7}
+    stages = [{"readouts": {"head": {"accuracy": 0.5 + SHIFT[arm]}, "linear": {"accuracy": 0.4 + 0.01 * seed + 2 * SHIFT[arm]}}}] * 2
+    found = {"method": arm, "data": "digits", "protocol": "b0-inc2", "seed": seed, "classes": [str(seed), "9"], "test_images": [3, 3]}
+    return {**found, "results": {"summary": summary, "stages": stages}, "cost": {"seconds": 1.0, "carried_bytes": 10}, **more}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Three arms with runs, the last of them of three seeds alone."""
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY)
+    plan = Study.load(path)
+    Store(plan.store)
+    base = sqlite3.connect(plan.store)
+    with base:
+        for trial in plan.trials():
+            if trial.arm in SHIFT and (trial.arm, trial.seed) != ("<b>odd</b>", 3):
+                base.execute("insert into runs values (?, '', ?, '', '')", (trial.key, json.dumps(metrics(trial.arm, trial.seed))))
+    return path
+
+
+def asked(*arguments: object) -> Any:
+    result = CliRunner().invoke(app, ["compare", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_differences_are_paired_by_seed(study: Path) -> None:
+    found = json.loads(asked(study, "--json"))
+    assert found["baseline"] == "plain"
+    assert found["left_out"] == ["waiting"]
+    better, odd = found["arms"]
+    assert (better["arm"], better["seeds"], odd["seeds"]) == ("better", [0, 1, 2, 3], [0, 1, 2])
+    told = better["measures"]["average_incremental"]
+    values = [0.05 * (1 + seed / 10) for seed in range(4)]
+    want = difference(values)
+    assert told["values"] == pytest.approx(values)
+    assert (told["mean"], told["low"], told["high"], told["p"]) == pytest.approx((want.mean, want.low, want.high, 2 / 16))
+    assert told["adjusted"] == pytest.approx(2 * 2 / 16)
+    assert odd["measures"]["average_incremental"]["adjusted"] == pytest.approx(2 / 8)
+    assert better["measures"]["probe"]["p"] == 1
+
+
+def test_another_readout_and_another_baseline(study: Path) -> None:
+    found = json.loads(asked(study, "--json", "--readout", "linear", "--baseline", "better"))
+    (plain, _) = found["arms"]
+    assert plain["arm"] == "plain"
+    assert plain["measures"]["last"]["values"] == pytest.approx([-0.1] * 4)
+    assert plain["measures"]["forgetting"]["values"] == pytest.approx([0.05] * 4)
+
+
+def test_the_table_as_text_and_as_markdown(study: Path) -> None:
+    text = asked(study)
+    assert "better" in text
+    assert "+5.8 [+" in text
+    assert "without a pair: waiting" in " ".join(text.split())
+    lines = asked(study, "--markdown").splitlines()
+    assert lines[2].startswith("| `better` | 4 | 67.2 | +5.8 [")
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_the_report_shows_every_pair_and_no_markup_from_outside(study: Path, tmp_path: Path) -> None:
+    asked(study, "--out", tmp_path / "c.html")
+    page = (tmp_path / "c.html").read_text()
+    assert page.count("<svg") == 4
+    assert "<b>odd" not in page
+    assert page.count("&lt;b&gt;odd") >= 4 + 1 + 3
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def run_in(folder: Path, arm: str, seed: int, **more: Any) -> Path:
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps(metrics(arm, seed, **more)))
+    return folder
+
+
+def test_folders_of_runs_are_grouped_by_method(tmp_path: Path) -> None:
+    folders = [run_in(tmp_path / f"{arm[0]}{seed}", arm, seed) for arm in ("plain", "better") for seed in (0, 1)]
+    found = json.loads(asked(*folders, "--json"))
+    assert [(one["arm"], one["seeds"]) for one in found["arms"]] == [("better", [0, 1])]
+    assert "1 pair" not in asked(*folders)
+    assert "a single pair has neither" in " ".join(asked(folders[0], folders[2]).split())
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"data": "other"}, "their data differ: other and digits"),
+        ({"protocol": "b0-inc5"}, "their protocol differ: b0-inc5 and b0-inc2"),
+        ({"classes": ["9", "0"]}, "their order of classes differ: 9, 0 and 0, 9"),
+        ({"test_images": [3, 4]}, "their test images differ: 3, 4 and 3, 3"),
+    ],
+)
+def test_runs_that_differ_in_more_than_the_method_are_no_pair(more: dict[str, Any], says: str, tmp_path: Path) -> None:
+    one, other = run_in(tmp_path / "a", "plain", 0), run_in(tmp_path / "b", "better", 0, **more)
+    result = CliRunner().invoke(app, ["compare", str(one), str(other)])
+    assert result.exit_code == 2
+    assert "better and plain with seed 0 are no pair" in " ".join(result.output.split())
+    assert says in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--baseline", "bettr"], "Did you mean 'better'"),
+        (["--baseline", "waiting"], "no run of the baseline waiting is finished"),
+        (["--readout", "nearest"], "has no readout 'nearest': it has head, linear"),
+        (["--store", "nowhere.sqlite"], "nowhere.sqlite is not there"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_message(arguments: list[str], says: str, study: Path) -> None:
+    result = CliRunner().invoke(app, ["compare", str(study), *arguments])
+    assert result.exit_code == 2
+    assert says in " ".join(result.output.split())
+
+
+def test_a_folder_without_a_run_and_runs_of_one_method(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["compare", str(tmp_path), str(tmp_path)])
+    assert (result.exit_code, "holds no run" in result.output) == (2, True)
+    same = [run_in(tmp_path / name, "plain", seed) for seed, name in enumerate("ab")]
+    result = CliRunner().invoke(app, ["compare", *map(str, same)])
+    assert (result.exit_code, "two methods or more" in " ".join(result.output.split())) == (2, True)
