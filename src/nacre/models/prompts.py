@@ -207,7 +207,7 @@ class Experts(Staged):
         near = cosine(query, torch.stack(self.every("key")))
         which = torch.full_like(near[:, 0], len(self.parts) - 1, dtype=torch.long) if self.training else near.argmax(1)
         expert = torch.stack(self.every("prefixes"))[which]
-        general = self.general.expand(len(query), -1, -1, -1, -1)
+        general = self.general.expand(query.shape[0], -1, -1, -1, -1)
         pairs = torch.cat([general, expert], 1)
         return Prompt(prefixes=by_block(self.blocks, pairs), aux={"near": near.gather(1, which[:, None])})
 
