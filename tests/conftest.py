@@ -55,7 +55,9 @@ def runtime() -> Runtime:
 def method(request: pytest.FixtureRequest) -> Method:
     """Every registered method, quick and small."""
     small = {"optim": QUICK, "later": None, "backbone": "small", "width": 24, "correcting": QUICK, "balanced": QUICK}
+    small |= {"length": 2, "top": 2}  # of prompts
     cls = METHODS[request.param]
+    small["backbone"] = "vit-tiny" if "pre-training" in cls.needs else "small"
     return replace(cls(), **{name: value for name, value in small.items() if name in {field.name for field in fields(cls)}})
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from nacre.methods.acil import ACIL
 from nacre.methods.agem import AGEM
 from nacre.methods.bic import BiC
+from nacre.methods.coda import CODAPrompt
 from nacre.methods.der import DER
 from nacre.methods.derpp import DERpp
 from nacre.methods.dsal import DSAL
+from nacre.methods.dualprompt import DualPrompt
 from nacre.methods.erace import ERACE
 from nacre.methods.ewc import EWC
 from nacre.methods.fecam import FeCAM
@@ -18,6 +20,7 @@ from nacre.methods.gdumb import GDumb
 from nacre.methods.gpm import GPM
 from nacre.methods.icarl import ICaRL
 from nacre.methods.joint import Joint
+from nacre.methods.l2p import L2P
 from nacre.methods.lucir import LUCIR
 from nacre.methods.lwf import LwF
 from nacre.methods.mas import MAS
@@ -66,4 +69,7 @@ METHODS: dict[str, type[Method]] = {
     "pass": PASS,
     "ssre": SSRE,
     "online": Online,
+    "l2p": L2P,
+    "dualprompt": DualPrompt,
+    "coda-prompt": CODAPrompt,
 }

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nacre.data.source import Samples
+from nacre.data.source import ImageSpec, Samples
 from nacre.data.stream import Stage
+from nacre.errors import choose
 from nacre.losses.classification import Auxiliary, CrossEntropy
 from nacre.losses.distillation import Distillation
 from nacre.losses.importance import Elastic, Outcome, anchored, importance
-from nacre.losses.loss import Loss, Term
+from nacre.losses.loss import Loss, Term, Weighted
 from nacre.models.expandable import Expandable, Widening
-from nacre.models.heads import NearestMean
+from nacre.models.heads import HEADS, NearestMean
 from nacre.models.model import Model
+from nacre.models.prompts import Prompted, Prompts, Staged
+from nacre.models.registry import transformer
+from nacre.models.transformers import Transformer
 from nacre.seeds import generator
 from nacre.training.inference import evaluating, features
 from nacre.training.knowledge import Knowledge, below
@@ -130,6 +134,29 @@ def new_means(work: Work) -> Tensor:
     found = F.normalize(features(work.knowledge.model, train, work.runtime))
     member = F.one_hot(train.labels.to(found.device) - work.stage.known, len(work.stage.new)).to(found)
     return F.normalize(member.T @ found)
+
+
+def prompted(method: Method, spec: ImageSpec, prompts: Callable[[Transformer], Prompts]) -> Model:
+    """A frozen transformer with the prompts that are made for it, and a head."""
+    net = transformer(method.backbone, spec)
+    backbone = Prompted(net, prompts(net))
+    return Model(backbone, choose("head", method.head, HEADS)(backbone.dim), spec)
+
+
+def grow_prompts(model: Model, stage: Stage) -> None:
+    """Give the stage prompts of its own, freeze those of the stages before it, and make room for its classes."""
+    backbone = model.backbone
+    assert isinstance(backbone, Prompted)
+    assert isinstance(backbone.prompts, Staged)
+    backbone.prompts.resize(stage.index + 1)
+    model.grow(stage.seen)
+
+
+def prompted_phases(knowledge: Knowledge, stage: Stage, optim: Optim, **terms: Weighted) -> Iterator[Phase]:
+    """Fit prompts and head, with softmax over the classes at hand alone where there are no exemplars; remember where there is a budget."""
+    loss = Loss(classification=classification(knowledge, stage), **terms)
+    yield Fit(loss, seen_samples(knowledge, stage), knowledge.model, optim=optim)
+    yield Remember()
 
 
 def base_fit(method: Method, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:

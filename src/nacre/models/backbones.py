@@ -6,7 +6,7 @@ Shapes: B images, C channels, H x W pixels; D channels in the last map.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -26,6 +26,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """[B, C, H, W] -> maps [B, D_i, h_i, w_i], the last with D = `dim`."""
+
+    def with_aux(self, images: Tensor) -> tuple[tuple[Tensor, ...], Mapping[str, Tensor]]:
+        """The maps of `forward`, and what else terms of this backbone's own method look at (`Output.aux`)."""
+        return self(images), {}
 
     def bare(self) -> Backbone:
         """The backbone that weights from elsewhere are for: this one, or the one inside."""

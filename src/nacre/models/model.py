@@ -111,14 +111,14 @@ class Model(nn.Module):
             images: [B, C, H, W], float, from `normalise`.
             decode: also reconstruct; needs a decoder.
         """
-        maps = self.backbone(images)
+        maps, aux = self.backbone.with_aux(images)
         with torch.autocast(images.device.type, enabled=False):  # the head is small, and bf16 would round its logits
             features = maps[-1].float().mean((2, 3))
             logits = self.head(features)
         reconstruction = None
         if decode and self.decoder is not None:
             reconstruction = self.decoder.of(maps).float()
-        return Output(maps, features, logits, reconstruction)
+        return Output(maps, features, logits, reconstruction, aux)
 
     def answer(self, features: Tensor) -> Tensor:
         """Logits [B, K] of the declared readout, or of the head where there is none, for features [B, D]."""

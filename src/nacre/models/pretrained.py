@@ -103,6 +103,12 @@ class TimmTransformer(Foreign, Transformer):
         tokens: Tensor = net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images))))
         return tokens
 
+    def normed(self, tokens: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D], by whichever norm the net was trained with, before or behind its pooling."""
+        net: Any = self.net
+        whole: Tensor = net.fc_norm(net.norm(tokens))
+        return whole
+
     def condense(self, tokens: Tensor) -> Tensor:
         """[B, T, D] -> [B, D], pooled as the net was trained."""
         net: Any = self.net

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nacre.data.source import ImageSpec
-from nacre.errors import choose
+from nacre.errors import NacreError, choose
 from nacre.models.backbones import BACKBONES, Backbone
 from nacre.models.pretrained import TIMM, of_timm
-from nacre.models.transformers import TRANSFORMERS
+from nacre.models.transformers import TRANSFORMERS, Transformer
 
 
 def backbone(name: str, spec: ImageSpec) -> Backbone:
@@ -30,6 +30,18 @@ def backbone(name: str, spec: ImageSpec) -> Backbone:
         kind = "small" if longest < 32 else "resnet32" if longest <= 64 else "resnet18"
     makers = {**{key: by_channels(make) for key, make in BACKBONES.items()}, **TRANSFORMERS}
     return choose("backbone", kind, makers)(spec)
+
+
+def transformer(name: str, spec: ImageSpec) -> Transformer:
+    """Build a vision transformer (see `backbone`).
+
+    Raises:
+        NacreError: that backbone is none.
+    """
+    built = backbone(name, spec)
+    if isinstance(built, Transformer):
+        return built
+    raise NacreError(f"this method works on a vision transformer, but {name!r} is none: use timm:vit_..., {' or '.join(TRANSFORMERS)}.")
 
 
 def by_channels(make: Callable[[int], Backbone]) -> Callable[[ImageSpec], Backbone]:

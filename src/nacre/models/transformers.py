@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,10 @@ class Transformer(Backbone):
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, T, D], with the class token first and places told."""
+
+    @abstractmethod
+    def normed(self, tokens: Tensor) -> Tensor:
+        """What leaves the last block, normalised token by token: [B, T, D] -> [B, T, D]."""
 
     @abstractmethod
     def condense(self, tokens: Tensor) -> Tensor:
@@ -53,6 +58,13 @@ def attended(attention: nn.Module, x: Tensor, prefix: Prefix | None = None) -> T
     split = [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value)]
     mixed = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
     return attention.proj(mixed)  # type: ignore[no-any-return, operator]
+
+
+def prefixed(block: nn.Module, x: Tensor, prefix: Prefix | None) -> Tensor:
+    """A block whose attention looks at a prefix too: [B, T, D] -> [B, T, D]."""
+    part: Any = block
+    x = x + attended(part.attn, part.norm1(x), prefix)
+    return x + part.mlp(part.norm2(x))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
@@ -111,11 +123,16 @@ class ViT(Transformer):
         height, width = images.shape[2:]
         whole = F.pad(images, (0, -width % self.patch, 0, -height % self.patch))
         tokens = self.patches(whole).flatten(2).transpose(1, 2)
-        return torch.cat([self.begin.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], 1) + self.places
+        # shape, not len: an exported graph answers any number of images
+        return torch.cat([self.begin.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], 1) + self.places
+
+    def normed(self, tokens: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        return self.norm(tokens)  # type: ignore[no-any-return]
 
     def condense(self, tokens: Tensor) -> Tensor:
         """The class token: [B, T, D] -> [B, D]."""
-        return self.norm(tokens[:, 0])  # type: ignore[no-any-return]
+        return self.normed(tokens[:, 0])
 
 
 TRANSFORMERS: dict[str, Callable[[ImageSpec], Transformer]] = {
