@@ -68,6 +68,7 @@ def test_differences_are_paired_by_seed(study: Path) -> None:
     told = better["measures"]["average_incremental"]
     values = [0.05 * (1 + seed / 10) for seed in range(4)]
     want = difference(values)
+    assert (told["of_arm"], told["of_baseline"]) == pytest.approx((0.615 + sum(values) / 4, 0.615))
     assert told["values"] == pytest.approx(values)
     assert (told["mean"], told["low"], told["high"], told["p"]) == pytest.approx((want.mean, want.low, want.high, 2 / 16))
     assert told["adjusted"] == pytest.approx(2 * 2 / 16)
@@ -154,3 +155,13 @@ def test_a_folder_without_a_run_and_runs_of_one_method(tmp_path: Path) -> None:
     same = [run_in(tmp_path / name, "plain", seed) for seed, name in enumerate("ab")]
     result = CliRunner().invoke(app, ["compare", *map(str, same)])
     assert (result.exit_code, "two methods or more" in " ".join(result.output.split())) == (2, True)
+
+
+def test_any_measure_and_its_unit(study: Path) -> None:
+    found = json.loads(asked(study, "--json", "--measure", "seconds", "--measure", "drift"))
+    told = found["arms"][0]["measures"]
+    assert told["seconds"]["of_arm"] == 1.0
+    assert told["drift"]["n"] == 0  # these runs have none
+    assert "| 1 | " in asked(study, "--markdown", "--measure", "seconds")
+    result = CliRunner().invoke(app, ["compare", str(study), "--measure", "drit"])
+    assert (result.exit_code, "Did you mean 'drift'" in " ".join(result.output.split())) == (2, True)

@@ -22,6 +22,7 @@ ORDER = [
     {"experiment"},
     {"study", "holding"},
     {"compare"},
+    {"compare_report"},
     {"lesson"},
     {"editing", "forecast", "predicting", "inspection", "export", "estimator"},
     {"worker", "terminal", "telling"},

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from markupsafe import Markup
-
-from nacre import __version__
-from nacre.errors import NacreError, nearest
-from nacre.evaluation import plots
+from nacre.errors import NacreError, choose, nearest
+from nacre.evaluation.measures import MEASURES, USUAL, measured
 from nacre.evaluation.paired import Difference, difference, holm
-from nacre.evaluation.report import pages, percent, points
 from nacre.experiment import METRICS
 from nacre.study import Row, Store, Study
 
-MEASURES = {
-    "average_incremental": "average incremental",
-    "last": "last",
-    "forgetting": "forgetting",
-    "probe": "probe",
-}
-"""What is compared, and how it is called; shares in [0, 1]. Of forgetting, less is better."""
-READ = ("average_incremental", "last")
-"""Those that another readout changes."""
+
+@dataclass(frozen=True)
+class Asked:
+    """What is compared."""
+
+    measures: tuple[str, ...] = USUAL
+    """Of `nacre.evaluation.measures.MEASURES`."""
+    readout: str = ""
+    """Whose answers count; empty for those that each method declares."""
+
+    def __post_init__(self) -> None:
+        for name in self.measures:
+            choose("measure", name, MEASURES)
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,20 @@ class Comparison:
 
     title: str
     baseline: str
-    readout: str
-    """Whose answers count; empty for the one that each method declares."""
+    asked: Asked
     entries: tuple[Entry, ...]
     left_out: tuple[str, ...]
     """Arms without a pair."""
 
 
-def of_study(study: Study, store: Store, baseline: str = "", readout: str = "") -> Comparison:
+def of_study(study: Study, store: Store, baseline: str = "", asked: Asked = Asked()) -> Comparison:
     """A study's finished runs.
 
     Args:
         study: whose arms they are.
         store: of finished runs.
         baseline: an arm; by default the first.
-        readout: whose answers count, such as `nearest_mean`.
+        asked: what is compared.
 
     Raises:
         NacreError: the baseline is no arm, or runs that should be pairs are not.
@@ -74,10 +73,10 @@ def of_study(study: Study, store: Store, baseline: str = "", readout: str = "") 
     baseline = baseline or next(iter(study.arms))
     if baseline not in study.arms:
         raise NacreError(f"unknown arm {baseline!r}: the study has {', '.join(study.arms)}.{nearest(baseline, study.arms)}")
-    return compared(study.name, list(study.arms), store.rows(study.trials()), baseline, readout)
+    return compared(study.name, list(study.arms), store.rows(study.trials()), baseline, asked)
 
 
-def of_folders(folders: Sequence[Path], baseline: str = "", readout: str = "") -> Comparison:
+def of_folders(folders: Sequence[Path], baseline: str = "", asked: Asked = Asked()) -> Comparison:
     """Runs in their folders, grouped by method; the first one's is the baseline unless another is named.
 
     Raises:
@@ -88,7 +87,7 @@ def of_folders(folders: Sequence[Path], baseline: str = "", readout: str = "") -
     baseline = baseline or arms[0]
     if baseline not in arms or len(arms) < 2:
         raise NacreError(f"found runs of {', '.join(arms)}: give runs of two methods or more, and as --baseline one of them.")
-    return compared(" and ".join(dict.fromkeys(str(row.metrics["data"]) for row in rows)), arms, rows, baseline, readout)
+    return compared(" and ".join(dict.fromkeys(str(row.metrics["data"]) for row in rows)), arms, rows, baseline, asked)
 
 
 def row_of(folder: Path) -> Row:
@@ -106,7 +105,7 @@ def row_of(folder: Path) -> Row:
         ) from None
 
 
-def compared(title: str, arms: Sequence[str], rows: Sequence[Row], baseline: str, readout: str) -> Comparison:
+def compared(title: str, arms: Sequence[str], rows: Sequence[Row], baseline: str, asked: Asked) -> Comparison:
     """Pair rows with the baseline's by data set and seed."""
     ground = {(row.data, row.seed): row for row in rows if row.arm == baseline}
     if not ground:
@@ -121,9 +120,9 @@ def compared(title: str, arms: Sequence[str], rows: Sequence[Row], baseline: str
             raise NacreError(f"two runs of {both[0][0].arm} have the same seed {max(twice, key=twice.count)}: give one of each.")
         for row, other in both:
             check(row, other)
-    entries = [entry(arm, data, both, readout) for (data, arm), both in pairs.items()]
+    entries = [entry(arm, data, both, asked) for (data, arm), both in pairs.items()]
     left_out = tuple(arm for arm in arms if arm != baseline and not any(found.arm == arm for found in entries))
-    return Comparison(title, baseline, readout, tuple(corrected(entries)), left_out)
+    return Comparison(title, baseline, asked, tuple(corrected(entries)), left_out)
 
 
 def check(row: Row, other: Row) -> None:
@@ -147,28 +146,27 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def entry(arm: str, data: str, pairs: Sequence[tuple[Row, Row]], readout: str) -> Entry:
+def entry(arm: str, data: str, pairs: Sequence[tuple[Row, Row]], asked: Asked) -> Entry:
     """One arm's differences, before the correction."""
     pairs = sorted(pairs, key=lambda pair: pair[0].seed)
-    numbers = {name: [(measured(a, name, readout), measured(b, name, readout)) for a, b in pairs] for name in MEASURES}
+    numbers = {name: [tuple(measured_of(row, name, asked.readout) for row in pair) for pair in pairs] for name in asked.measures}
     values = {name: tuple(a - b for a, b in both) for name, both in numbers.items()}
     means = {name: (mean(a for a, _ in both), mean(b for _, b in both)) for name, both in numbers.items()}
-    return Entry(arm, data, tuple(a.seed for a, _ in pairs), means, values, {name: difference(each) for name, each in values.items()})
+    finite = {name: [value for value in each if value == value] for name, each in values.items()}
+    gaps = {name: difference(each) if each else Difference(0, math.nan, math.nan, math.nan, math.nan) for name, each in finite.items()}
+    return Entry(arm, data, tuple(a.seed for a, _ in pairs), means, values, gaps)
 
 
-def measured(row: Row, name: str, readout: str) -> float:
+def measured_of(row: Row, name: str, readout: str) -> float:
     """A number of a run, by the readout that is asked.
 
     Raises:
         NacreError: the run has no such readout.
     """
-    if not readout or name not in READ:
-        return row.number(name)
-    stages: Sequence[Mapping[str, Any]] = row.metrics["results"]["stages"]
-    found = [stage["readouts"].get(readout, {}).get("accuracy") for stage in stages]
-    if None in found:
-        raise NacreError(f"{row.arm}, seed {row.seed}, has no readout {readout!r}: it has {', '.join(stages[-1]['readouts'])}.")
-    return mean(found) if name == "average_incremental" else float(found[-1])
+    try:
+        return measured(row.metrics, row.log, name, readout)
+    except LookupError as there:
+        raise NacreError(f"{row.arm}, seed {row.seed}, has no readout {readout!r}: it has {there.args[0]}.") from None
 
 
 def corrected(entries: Sequence[Entry]) -> list[Entry]:
@@ -176,114 +174,9 @@ def corrected(entries: Sequence[Entry]) -> list[Entry]:
     found = list(entries)
     for data in dict.fromkeys(one.data for one in entries):
         places = [index for index, one in enumerate(found) if one.data == data]
-        for name in MEASURES:
+        for name in found[places[0]].differences:
             adjusted = holm([found[index].differences[name].p for index in places])
             for index, p in zip(places, adjusted, strict=True):
                 old = found[index].differences
                 found[index] = replace(found[index], differences={**old, name: replace(old[name], adjusted=p)})
     return found
-
-
-def interval(found: Difference) -> str:
-    """A difference of shares in points, with its 95 % interval where it has one."""
-    middle = points(found.mean)
-    return middle if found.n == 1 else f"{middle} [{points(found.low)}, {points(found.high)}]"
-
-
-def chance(found: Difference) -> str:
-    """The corrected p; a dash for a single pair."""
-    if found.n == 1:
-        return "–"  # noqa: RUF001 - a typographic dash
-    return "1" if found.adjusted == 1 else f"{found.adjusted:.{2 if found.adjusted >= 0.1 else 3}f}".lstrip("0")
-
-
-def markdown(found: Comparison) -> str:
-    """The table as it stands in a page."""
-    several = len({one.data for one in found.entries}) > 1
-    heads = ["arm", *(["data"] if several else []), "pairs"]
-    heads += [text for name in MEASURES.values() for text in (f"{name}, %", "difference, points", "p")]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    for one in found.entries:
-        cells = [f"`{one.arm}`", *([one.data] if several else []), str(len(one.seeds))]
-        for name in MEASURES:
-            cells += [f"{100 * one.means[name][0]:.1f}", interval(one.differences[name]), chance(one.differences[name])]
-        lines.append(cells)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def page(found: Comparison) -> str:
-    """The report: HTML that needs no other file; everything from outside is escaped."""
-    groups = []
-    for data in dict.fromkeys(one.data for one in found.entries):
-        entries = [one for one in found.entries if one.data == data]
-        groups.append(
-            {
-                "data": data,
-                "pictures": [picture(entries, found, name, data) for name in MEASURES],
-                "rows": [{"arm": one.arm, "n": len(one.seeds), "cells": cells(one)} for one in entries],
-                "pairs": [
-                    {"arm": one.arm, "seed": seed, "differences": [one.values[name][place] for name in MEASURES]}
-                    for one in entries
-                    for place, seed in enumerate(one.seeds)
-                ],
-            }
-        )
-    return (
-        pages()
-        .get_template("comparison.html.j2")
-        .render(
-            title=found.title,
-            baseline=found.baseline,
-            readout=f"answers of {found.readout.replace('_', ' ')}" if found.readout else "each method's declared readout",
-            date=time.strftime("%Y-%m-%d %H:%M"),
-            version=__version__,
-            measures=list(MEASURES.values()),
-            groups=groups,
-            left_out=found.left_out,
-        )
-    )
-
-
-def picture(entries: Sequence[Entry], found: Comparison, name: str, data: str) -> dict[str, Any]:
-    """The forest plot of one measure."""
-    less = name == "forgetting"
-    rows = [(one.arm, one.differences[name].mean, one.differences[name].low, one.differences[name].high) for one in entries]
-    side = "Left" if less else "Right"
-    return {
-        "heading": {"probe": "Feature probe", "last": "Last accuracy", "forgetting": "Forgetting"}.get(
-            name, "Average incremental accuracy"
-        ),
-        "note": f"{side} of the line is better than {found.baseline}. Bars are 95 % intervals; grey ones reach across zero, "
-        "a diamond is a single pair.",
-        "svg": Markup(plots.forest(rows, f"forest-{name}-{data}".replace(" ", "-"), "difference, points", less)),
-    }
-
-
-def cells(one: Entry) -> list[dict[str, str]]:
-    """What the table says of each measure."""
-    return [
-        {"mean": percent(one.means[name][0]), "difference": interval(one.differences[name]), "p": chance(one.differences[name])}
-        for name in MEASURES
-    ]
-
-
-def plain(found: Comparison) -> dict[str, Any]:
-    """The same as JSON; shares in [0, 1]."""
-    return {
-        "title": found.title,
-        "baseline": found.baseline,
-        "readout": found.readout,
-        "left_out": list(found.left_out),
-        "arms": [
-            {
-                "arm": one.arm,
-                "data": one.data,
-                "seeds": list(one.seeds),
-                "measures": {
-                    name: {"mean": one.means[name][0], "baseline": one.means[name][1], "values": list(one.values[name]), **asdict(gap)}
-                    for name, gap in ((name, one.differences[name]) for name in MEASURES)
-                },
-            }
-            for one in found.entries
-        ],
-    }

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from nacre.compare import MEASURES, Comparison, chance, interval
+from nacre.compare import Comparison
+from nacre.compare_report import better, chance, interval
 from nacre.data.cache import Entry
 from nacre.data.stream import Stage, Stream
 from nacre.study import Progress as Doing
@@ -217,26 +218,21 @@ def study_table(study: Study, entries: Sequence[dict[str, Any]], running: Sequen
 
 
 def comparison_table(found: Comparison) -> Table:
-    """Arms against a baseline: mean, difference with its interval, corrected p."""
+    """Arms against a baseline: difference with its interval, and corrected p, of every measure."""
     several = len({one.data for one in found.entries}) > 1
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", caption_justify="left")
     for column in ("arm", *(("data",) if several else ())):
         table.add_column(column, no_wrap=True, style="cyan" if column == "arm" else "")
-    for column in ("pairs", *(text for name in MEASURES.values() for text in (name, "p"))):
+    for column in ("pairs", *(text for name in found.asked.measures for text in (name.replace("_", " "), "p"))):
         table.add_column(column, justify="right", no_wrap=True)
     for one in found.entries:
         cells = [escape(one.arm), *([escape(one.data)] if several else []), str(len(one.seeds))]
-        for name in MEASURES:
-            gap = one.differences[name]
-            sure = gap.low > 0 or gap.high < 0
-            good = (gap.mean < 0) == (name == "forgetting")
-            colour = ("green" if good else "red") if sure else "default"
-            cells += [f"[{colour}]{escape(interval(gap))}[/]", f"[dim]{chance(gap)}[/]"]
+        for name, gap in one.differences.items():
+            colour = {True: "green", False: "red", None: "default"}[better(gap, name)]
+            cells += [f"[{colour}]{escape(interval(gap, name))}[/]", f"[dim]{chance(gap)}[/]"]
         table.add_row(*cells)
-    told = [
-        f"differences to {escape(found.baseline)} in points, with 95 % intervals over the pairs; p of the exact permutation test after Holm"
-    ]
-    told += [f"answers of {escape(found.readout)}"] if found.readout else []
+    told = [f"differences to {escape(found.baseline)}, of shares in points; 95 % intervals over the pairs; p: permutation test after Holm"]
+    told += [f"answers of {escape(found.asked.readout)}"] if found.asked.readout else []
     told += ["a single pair has neither interval nor p"] if any(len(one.seeds) == 1 for one in found.entries) else []
     told += [f"without a pair: {escape(', '.join(found.left_out))}"] if found.left_out else []
     table.caption = "; ".join(told)

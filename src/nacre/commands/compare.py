@@ -17,6 +17,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="STUDY.toml|RUN...", help="One study's file, or the folders of runs.")],
     baseline: Annotated[str | None, typer.Option(help="Arm or method that the others are compared with; by default the first.")] = None,
     readout: Annotated[str | None, typer.Option(help="Whose answers count: head, nearest_mean, linear; by default each method's.")] = None,
+    measure: Annotated[list[str] | None, typer.Option(help="What to compare, such as drift; may be given again.")] = None,
     store: Annotated[Path | None, typer.Option(help="SQLite file of finished runs; by default the study's own.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write an HTML report with a forest plot here.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
@@ -25,26 +26,28 @@ def compare(
     """Compare arms with a baseline by paired differences: 95 % intervals, exact permutation tests, Holm's correction."""
     with plain_errors():
         from nacre import compare as sides
-        from nacre import files
+        from nacre import compare_report, files
+        from nacre.evaluation.measures import USUAL
         from nacre.study import Store, Study
         from nacre.terminal import comparison_table
 
+        asked = sides.Asked(tuple(measure or ()) or USUAL, readout or "")
         if len(runs) == 1 and not runs[0].is_dir():
             study = Study.load(runs[0])
             where = store or study.store
             if not where.exists():
                 raise NacreError(f"{where} is not there: no run of this study is finished. Compute them with `nacre study {runs[0]}`.")
-            found = sides.of_study(study, Store(where), baseline or "", readout or "")
+            found = sides.of_study(study, Store(where), baseline or "", asked)
         else:
-            found = sides.of_folders(runs, baseline or "", readout or "")
+            found = sides.of_folders(runs, baseline or "", asked)
         if not found.entries:
             raise NacreError(f"no arm has a run with a seed that {found.baseline} has too: compute more runs.")
         if out is not None:
-            files.write(out, sides.page(found))
+            files.write(out, compare_report.page(found))
         if as_json:
-            print(files.as_json(sides.plain(found), indent=1))  # noqa: T201 - the answer
+            print(files.as_json(compare_report.plain(found), indent=1))  # noqa: T201 - the answer
         elif markdown:
-            print(sides.markdown(found))  # noqa: T201 - the answer
+            print(compare_report.markdown(found))  # noqa: T201 - the answer
         else:
             wide = Console()
             Console(width=None if wide.is_terminal else 140).print(comparison_table(found))

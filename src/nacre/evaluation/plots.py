@@ -11,6 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -252,30 +253,40 @@ def measured(value: Any) -> float:
     return float("nan") if value is None or value == "" else float(value)
 
 
-def forest(rows: Sequence[tuple[str, float, float, float]], name: str, unit: str, less: bool) -> str:
+@dataclass(frozen=True)
+class Whisker:
+    """A difference with its interval; low and high are nan for a single pair."""
+
+    label: str
+    mean: float
+    low: float
+    high: float
+    better: bool | None
+    """Whether it is for the better; None where that is open."""
+
+
+def forest(rows: Sequence[Whisker], name: str, scale: float) -> str:
     """Differences with their intervals, one below the other, around zero.
 
     Args:
-        rows: label, mean, low and high, shares in [-1, 1]; low and high nan for a single pair.
+        rows: one per arm.
         name: of the figure.
-        unit: of the x axis.
-        less: whether less is better.
+        scale: what they are shown times: 100 for shares, whose differences are points.
     """
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         axes.axvline(0, color=GREY, linewidth=1.2)
-        for place, (_, mean, low, high) in enumerate(rows):
-            sure = low > 0 or high < 0
-            better = (mean < 0) == less
-            colour = (TEAL if better else ROSE) if sure else GREY
-            axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=2.4, solid_capstyle="round")
-            axes.plot([100 * mean], [place], marker="o" if math.isfinite(low) else "D", color=colour, markersize=7)
-        axes.set_yticks(range(len(rows)), [shortened(label, 34) for label, *_ in rows])
-        axes.set(xlabel=unit, ylim=(len(rows) - 0.4, -0.6))
+        for place, row in enumerate(rows):
+            colour = {True: TEAL, False: ROSE, None: GREY}[row.better]
+            axes.plot([scale * row.low, scale * row.high], [place, place], color=colour, linewidth=2.4, solid_capstyle="round")
+            axes.plot([scale * row.mean], [place], marker="o" if math.isfinite(row.low) else "D", color=colour, markersize=7)
+        axes.set_yticks(range(len(rows)), [shortened(row.label, 34) for row in rows])
+        axes.set(xlabel="difference, points" if scale > 1 else "difference", ylim=(len(rows) - 0.4, -0.6))
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
-        reach = max(abs(value) for _, *ends in rows for value in ends if math.isfinite(value)) or 0.01
-        axes.set_xlim(-108 * reach, 108 * reach)
+        ends = [abs(value) for row in rows for value in (row.mean, row.low, row.high) if math.isfinite(value)]
+        reach = 1.08 * scale * max(ends, default=0.0) or scale / 100
+        axes.set_xlim(-reach, reach)
 
     return drawn(9.6, 0.34 * len(rows) + 1.0, draw, name)

@@ -1,0 +1,141 @@
+"""A comparison as a person reads it: Markdown, JSON, and a page with forest plots."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from markupsafe import Markup
+
+from nacre import __version__
+from nacre.compare import Comparison, Entry
+from nacre.evaluation import plots
+from nacre.evaluation.measures import MEASURES
+from nacre.evaluation.paired import Difference
+from nacre.evaluation.report import pages, shown
+
+
+def level(value: float, name: str) -> str:
+    """A measure's number: shares in percent, others with three digits."""
+    scale = MEASURES[name].scale
+    return shown(scale * value, ".1f" if scale > 1 else ",.3g")
+
+
+def interval(gap: Difference, name: str) -> str:
+    """A difference, in points where it is one of shares, with its 95 % interval where it has one."""
+    scale = MEASURES[name].scale
+    form = "+.1f" if scale > 1 else "+,.3g"
+    middle = shown(scale * gap.mean, form)
+    return f"{middle} [{shown(scale * gap.low, form)}, {shown(scale * gap.high, form)}]" if gap.n > 1 else middle
+
+
+def chance(gap: Difference) -> str:
+    """The corrected p; a dash for a single pair."""
+    if gap.n < 2:
+        return "–"  # noqa: RUF001 - a typographic dash
+    return "1" if gap.adjusted == 1 else f"{gap.adjusted:.{2 if gap.adjusted >= 0.1 else 3}f}".lstrip("0")
+
+
+def better(gap: Difference, name: str) -> bool | None:
+    """Whether a difference is for the better, beyond its interval; None where it may be chance, or neither side is better."""
+    less = MEASURES[name].less
+    if less is None or not (gap.low > 0 or gap.high < 0):
+        return None
+    return (gap.mean < 0) == less
+
+
+def markdown(found: Comparison) -> str:
+    """The table as it stands in a page."""
+    several = len({one.data for one in found.entries}) > 1
+    heads = ["arm", *(["data"] if several else []), "pairs"]
+    heads += [text for name in found.asked.measures for text in (MEASURES[name].title, "difference", "p")]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for one in found.entries:
+        cells = [f"`{one.arm}`", *([one.data] if several else []), str(len(one.seeds))]
+        for name, gap in one.differences.items():
+            cells += [level(one.means[name][0], name), interval(gap, name), chance(gap)]
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def page(found: Comparison) -> str:
+    """The report: HTML that needs no other file; everything from outside is escaped."""
+    names, readout = found.asked.measures, found.asked.readout
+    groups: list[dict[str, Any]] = []
+    for data in dict.fromkeys(one.data for one in found.entries):
+        entries = [one for one in found.entries if one.data == data]
+        pairs = [(one, place, seed) for one in entries for place, seed in enumerate(one.seeds)]
+        groups.append(
+            {
+                "data": data,
+                "pictures": [picture(entries, found.baseline, name, len(groups)) for name in names],
+                "rows": [{"arm": one.arm, "n": len(one.seeds), "cells": cells(one)} for one in entries],
+                "pairs": [
+                    {"arm": one.arm, "seed": seed, "differences": [single(one.values[name][place], name) for name in names]}
+                    for one, place, seed in pairs
+                ],
+            }
+        )
+    return (
+        pages()
+        .get_template("comparison.html.j2")
+        .render(
+            title=found.title,
+            baseline=found.baseline,
+            readout=f"answers of {readout.replace('_', ' ')}" if readout else "each method's declared readout",
+            date=time.strftime("%Y-%m-%d %H:%M"),
+            version=__version__,
+            measures=[MEASURES[name].title for name in names],
+            groups=groups,
+            left_out=found.left_out,
+        )
+    )
+
+
+def picture(entries: Sequence[Entry], baseline: str, name: str, group: int) -> dict[str, Any]:
+    """The forest plot of one measure."""
+    measure = MEASURES[name]
+    rows = [plots.Whisker(one.arm, gap.mean, gap.low, gap.high, better(gap, name)) for one in entries for gap in (one.differences[name],)]
+    side = {True: "Left of the line is better", False: "Right of the line is better", None: "Left of the line is less"}[measure.less]
+    return {
+        "heading": measure.title[0].upper() + measure.title[1:],
+        "note": f"{side} than {baseline}. Bars are 95 % intervals; a diamond is a single pair.",
+        "svg": Markup(plots.forest(rows, f"forest-{name}-{group}", measure.scale)),
+    }
+
+
+def cells(one: Entry) -> list[dict[str, str]]:
+    """What the table says of each measure."""
+    return [
+        {"mean": level(one.means[name][0], name), "difference": interval(gap, name), "p": chance(gap)}
+        for name, gap in one.differences.items()
+    ]
+
+
+def single(value: float, name: str) -> str:
+    """One pair's difference."""
+    return interval(Difference(1, value, value, value, value), name)
+
+
+def plain(found: Comparison) -> dict[str, Any]:
+    """The same as JSON; shares in [0, 1]."""
+    return {
+        "title": found.title,
+        "baseline": found.baseline,
+        "readout": found.asked.readout,
+        "left_out": list(found.left_out),
+        "arms": [
+            {
+                "arm": one.arm,
+                "data": one.data,
+                "seeds": list(one.seeds),
+                "measures": {
+                    name: {**asdict(gap), "of_arm": one.means[name][0], "of_baseline": one.means[name][1], "values": list(one.values[name])}
+                    for name, gap in one.differences.items()
+                },
+            }
+            for one in found.entries
+        ],
+    }
