@@ -252,22 +252,27 @@ def protocols() -> None:
 
 
 def methods(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
-    """List the methods: name, family, memory, paper."""
+    """List the methods: family, what each needs, the bytes it carries, paper."""
+    from nacre.evaluation.cost import carried_bytes
     from nacre.methods import METHODS
+    from nacre.terminal import methods_table
+    from nacre.training.method import NEEDS
 
+    carried = carried_bytes()
     rows = [
-        {"name": name, "family": cls.family, "memory": str(cls.budget), "paper": cls.paper, "what": (cls.__doc__ or "").splitlines()[0]}
+        {
+            "name": name,
+            "family": cls.family,
+            "needs": [need for need in NEEDS if need in cls.needs],
+            "carried_bytes": carried.get(name),
+            "varying": cls.varying,
+            "memory": str(cls.budget),
+            "paper": cls.paper,
+            "what": (cls.__doc__ or "").splitlines()[0],
+        }
         for name, cls in METHODS.items()
     ]
     if as_json:
         print(json.dumps(rows, indent=1))  # noqa: T201 - the answer
-        return
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 1, 0), header_style="bold")
-    for column in ("method", "family", "memory"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("what it does")
-    for row in rows:
-        table.add_row(f"[cyan]{row['name']}[/]", row["family"], row["memory"], f"{row['what']}\n[dim]{row['paper']}[/]")
-    Console().print(table)
+    else:
+        Console().print(methods_table(rows))
