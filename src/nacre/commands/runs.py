@@ -199,13 +199,13 @@ def study(
         from nacre.terminal import ended_line, study_markdown, study_table
 
         plan = studies.Study.load(path)
-        plan = replace(plan, store=store or plan.store, seeds=tuple(seed or plan.seeds))
-        trials = plan.trials(arm or [])
-        if show and not plan.store.exists():
+        plan = replace(plan.among(arm or list(plan.arms)), store=store or plan.store, seeds=tuple(seed or plan.seeds))
+        trials = plan.trials()
+        if show and not plan.store.exists() and not plan.published:
             raise NacreError(f"{plan.store} is not there: no run of this study is finished. Leave out --show to compute them.")
-        kept = studies.Store(plan.store)
         failed: list[studies.Progress] = []
         if not show:
+            kept = studies.Store(plan.store)
             if jobs is None or threads is None:
                 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
                 best = studies.parallel(trials[0], cores)
@@ -224,7 +224,7 @@ def study(
                         live.update(study_table(plan, finished, running), refresh=True)
 
                 failed = studies.conduct(plan, trials, kept, jobs, threads, draw)
-        entries = studies.table(plan, kept.rows(trials))
+        entries = studies.table(plan, studies.stored(plan.store, trials))
         if as_json:
             from nacre.files import as_json as text
 
