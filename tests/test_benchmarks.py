@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -49,3 +51,23 @@ def test_predict() -> None:
     row = found["networks"]["32/resnet20"]
     assert set(row["images_per_second"]) == {"files", "decoding", "arrays", "forward", "onnx"}
     assert all(value > 0 for value in [*row["images_per_second"].values(), row["files_over_reachable"], *found["start_up"].values()])
+
+
+def test_methods() -> None:
+    names = ["replay", "lwf", "er-ace", "der++", "agem", "der", "pass", "slda"]
+    quick = ["--backbone", "resnet20", "--batch", "8", "--steps", "2", "--rounds", "1", "--size", "8", "--no-memory"]
+    found = run("methods.py", *quick, "--methods", *names)
+    rows = {row["method"]: row for row in found["rows"]}
+    assert list(rows) == names
+    assert all(row["images_per_second"] > 0 and row["least"] <= row["ratio"] <= row["most"] for row in rows.values())
+    forwards = {"replay": 3, "lwf": 4, "er-ace": 6, "der++": 9, "agem": 6, "der": 4, "pass": 16}  # a step of replay is three
+    assert {name: 3 / rows[name]["expected"] for name in forwards} == pytest.approx(forwards, rel=0.01)
+    assert rows["slda"]["expected"] is None
+    assert rows["slda"]["memory"] is None
+
+
+@pytest.mark.slow
+def test_the_memory_of_methods() -> None:
+    found = run("methods.py", "--methods", "er-ace", "--backbone", "small", "--batch", "64", "--steps", "1", "--rounds", "1")
+    assert found["replay_peak_bytes"] > 0
+    assert found["rows"][0]["memory"] > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -126,6 +127,19 @@ def test_methods_lists_them_all() -> None:
     listed = json.loads(call("methods", "--json").stdout)
     assert [row["name"] for row in listed] == list(METHODS)
     assert all(row["family"] and row["paper"] and row["what"] for row in listed)
+    for row, cls in zip(listed, METHODS.values(), strict=True):
+        assert set(row["needs"]) == cls.needs
+        assert (row["carried_bytes"] is None) == ("pre-training" in cls.needs)
+    line = next(line for line in shown.splitlines() if line.startswith("wa "))
+    assert re.split(r" {2,}", line.strip()) == ["wa", "representation", "exemplars, old model", "8.0 MB", "Zhao et al., CVPR 2020"]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_methods_fit_a_terminal(width: int) -> None:
+    shown = CliRunner().invoke(app, ["methods"], env={"COLUMNS": str(width)}).stdout
+    assert max(map(len, shown.splitlines())) <= width
+    assert all(any(line.startswith(f"{name} ") for line in shown.splitlines()) for name in METHODS)
+    assert "…" not in shown
 
 
 def test_report_again_with_the_joint_run(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from classroom import QUICK, pictures
+from nacre.data.source import Samples, Source
 from nacre.experiment import Experiment, Run
 from nacre.methods import METHODS
-from nacre.study import Study
+from nacre.study import Study, named
 from nacre.training.optim import Optim
 from nacre.training.runtime import Hardware
 
@@ -70,6 +72,8 @@ def test_files_that_the_readme_links_exist() -> None:
 
 FILES = sorted((ROOT / "recipes").glob("*.toml"))
 STUDIES = [path for path in FILES if "arms" in tomllib.loads(path.read_text())]
+PROTOCOLS = [path for path in STUDIES if path.stem.startswith("cifar-100-")]
+FROM_SCRATCH = {name for name, cls in METHODS.items() if "pre-training" not in cls.needs}
 RECIPES = [path for path in FILES if path not in STUDIES]
 
 
@@ -80,14 +84,39 @@ def test_every_study_says_what_it_is_and_all_its_settings_fit(path: Path) -> Non
     study = Study.load(path)
     trials = study.trials()
     assert len(trials) == len(study.arms) * len(study.data) * len(study.seeds)
-    assert all(trial.experiment.method.optim.epochs == study.epochs for trial in trials)
+    assert all(study.epochs in (None, trial.experiment.method.optim.epochs) or named(study.arms[trial.arm]) for trial in trials)
 
 
-def test_the_study_of_all_methods_has_them_all() -> None:
-    study = Study.load(ROOT / "recipes" / "cifar-20-classes.toml")
-    assert {arm["method"]["name"] for arm in study.arms.values()} == {
-        name for name, cls in METHODS.items() if "pre-training" not in cls.needs
-    }
+@pytest.mark.parametrize("path", [ROOT / "recipes" / "cifar-20-classes.toml", *PROTOCOLS], ids=lambda path: path.stem)
+def test_the_studies_of_all_methods_have_them_all(path: Path) -> None:
+    assert {arm["method"]["name"] for arm in Study.load(path).arms.values()} == FROM_SCRATCH
+
+
+@pytest.mark.parametrize("path", PROTOCOLS, ids=lambda path: path.stem)
+def test_a_protocols_study_is_that_protocol_with_the_fields_class_order(path: Path) -> None:
+    header = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    assert all(re.search(rf"^# {word} ", header, re.MULTILINE) for word in ("command", "needs", "hardware", "time", "recipes", "published"))
+    study = Study.load(path)
+    assert (study.seeds[0], len(set(study.seeds))) == (1993, 5)
+    first = study.trial("replay", "", study.seeds[0]).experiment
+    labels = torch.arange(100)
+    samples = Samples.of(torch.zeros(100, 3, 4, 4, dtype=torch.uint8), labels)
+    stream = first.arrival.stream(Source(samples, samples, tuple(map(str, range(100)))), first.protocol, first.seed)
+    base, step = map(int, re.findall(r"\d+", path.stem.removeprefix("cifar-100-")))
+    assert [len(stage.new) for stage in stream] == [base or step] + [step] * ((100 - (base or step)) // step)
+    assert stream.order[:5] == (68, 56, 78, 8, 23)  # the beginning of the permutation that the field's tables name
+    for trial in study.trials(seeds=[1993]):
+        whole = trial.experiment
+        assert (whole.protocol, whole.arrival.order, whole.method.backbone) == (first.protocol, "numpy", "resnet32")
+        remembering = "all" if trial.arm == "joint" else "2000"
+        assert whole.memory == (remembering if "exemplars" in whole.method.needs else "none"), trial.arm
+    assert all(given["source"] and 0 < given["average"] < 100 for given in study.published.values())
+
+
+def test_the_protocols_studies_train_by_the_same_recipes() -> None:
+    one, *others = ({trial.arm: trial.experiment for trial in Study.load(path).trials(seeds=[1993])} for path in PROTOCOLS)
+    for other in others:
+        assert {arm: replace(whole, protocol=one[arm].protocol) for arm, whole in other.items()} == one
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -105,3 +134,9 @@ def test_every_recipe_says_what_it_is_and_runs(path: Path, tmp_path: Path) -> No
     )
     first = next(iter(Run(short, tmp_path / "run").stages()))
     assert 0 <= first["accuracy"] <= 1
+
+
+def test_the_table_of_recipes_names_every_file() -> None:
+    page = (ROOT / "recipes" / "README.md").read_text()
+    named = re.findall(r"^\| \[(\S+\.toml)\]\(\1\) \|", page, re.MULTILINE)
+    assert sorted(named) == [path.name for path in FILES]

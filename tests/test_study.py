@@ -188,12 +188,27 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     path.write_text("no database at all, but long enough to be read as the head of one" * 20)
     with pytest.raises(NacreError, match="no file of a study"):
         Store(path)
-    code, output = told(str(written(tmp_path)), "--show")
+    code, output = told(str(written(tmp_path, STUDY.replace("published", "# published"))), "--show")
     assert code == 2
     assert "no run of this study is finished" in output
     code, output = told(str(written(tmp_path)), "--arm", "replya")
     assert code == 2
     assert "unknown arm" in output
+
+
+def test_what_was_published_is_shown_and_what_was_not_run_is_not(tmp_path: Path) -> None:
+    path = written(tmp_path, STUDY + '\n[arms.told]\npublished = { average = 61.25, source = "somebody, ResNet-18" }\n')
+    code, output = told(str(path), "--show")
+    assert code == 0, output
+    heads, *rows = (line.split() for line in output.splitlines() if line.strip())
+    assert heads == ["arm", "runs", "average", "last", "forgetting", "probe", "seconds", "carried", "published", "difference"]
+    assert rows[:2] == [["replay", "0/2", *"------", "50.0", "-"], ["told", "0/2", *"------", "61.2", "-"]]
+    assert "published, told: somebody, ResNet-18" in output
+    assert [path.name for path in tmp_path.iterdir()] == ["little.toml"]  # showing makes no file
+    code, output = told(str(path), "--show", "--markdown", "--arm", "told")
+    assert output.splitlines()[2:] == ["| `told` | 0 | - | - | - | - | - | - | 61.2 | - |", "", "published, told: somebody, ResNet-18."]
+    entry = json.loads(told(str(path), "--show", "--json")[1])["arms"][0]
+    assert (entry["runs"], entry["average_incremental"], entry["difference"]) == (0, [None, None], None)
 
 
 def test_spread_leaves_out_what_is_no_number() -> None:

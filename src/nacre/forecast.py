@@ -68,15 +68,10 @@ def forecast(lesson: Lesson) -> Forecast:
     """Try out a lesson's stage without its training; the lesson's learner is used up, its file stays as it is."""
     learner, stage = lesson.learner, lesson.stage
     k, images_bytes = learner.knowledge, image_bytes(lesson)
-    if stage.index == 0:
-        k.model.normalise.learn(few(stage.train))
-    else:
-        k.teacher = learner.runtime.place(k.model.frozen())
+    thin, watch = replace(stage, train=few(stage.train), test=few(stage.test)), Stopwatch()
     with seeded(learner.seed, "forecast"):
-        learner.method.grow(k, stage)
-        learner.runtime.place(k.model)
+        learner.prepare(thin)
         images = sum(len(phase.data) * phase.optim.epochs for phase in learner.method.lesson(k, stage) if isinstance(phase, Fit))
-        thin, watch = replace(stage, train=few(stage.train), test=few(stage.test)), Stopwatch()
         seconds = 0.0
         for number, phase in enumerate(learner.method.lesson(k, thin)):
             tried = once(phase, stage.train) if isinstance(phase, Fit) and not watch.count else phase

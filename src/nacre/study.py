@@ -121,16 +121,27 @@ class Study:
             published={name: arm["published"] for name, arm in table["arms"].items() if "published" in arm},
         )
 
+    def among(self, arms: Sequence[str]) -> Study:
+        """The study of some of its arms.
+
+        Raises:
+            NacreError: an arm is unknown.
+        """
+        unknown = [arm for arm in arms if arm not in self.arms]
+        if unknown:
+            raise NacreError(f"unknown arm {unknown[0]!r}: the study has {', '.join(self.arms)}.")
+        published = {arm: given for arm, given in self.published.items() if arm in arms}
+        return replace(self, arms={arm: self.arms[arm] for arm in arms}, published=published)
+
     def trials(self, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Trial]:
         """All runs, seed by seed, so that every arm has its first run early; or those of some arms and seeds.
 
         Raises:
             NacreError: an arm is unknown, or a setting does not fit; names the arm.
         """
-        unknown = [arm for arm in arms if arm not in self.arms]
-        if unknown:
-            raise NacreError(f"unknown arm {unknown[0]!r}: the study has {', '.join(self.arms)}.")
-        places = [(seed, data, arm) for seed in seeds or self.seeds for data in self.data for arm in arms or self.arms]
+        places = [
+            (seed, data, arm) for seed in seeds or self.seeds for data in self.data for arm in self.among(arms or list(self.arms)).arms
+        ]
         return [self.trial(arm, data, seed) for seed, data, arm in places]
 
     def trial(self, arm: str, data: str, seed: int) -> Trial:
@@ -222,12 +233,18 @@ class Store:
         ]
 
 
+def stored(path: Path, trials: Iterable[Trial]) -> list[Row]:
+    """Those of the trials that a file holds; none where there is no file."""
+    return Store(path).rows(trials) if path.exists() else []
+
+
 def table(study: Study, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What the finished runs say, an entry per arm and data set that has any.
+    """What the finished runs say, an entry per arm and data set that has any, or of which something was published.
 
     Returns:
         By entry: `arm`, `data`, `runs`; of every number in `NUMBERS` a pair of mean and sample standard deviation, nan for a single
-        run; `published` and `difference` (points of average incremental accuracy) where the study names what was published.
+        run, both nan for none; `published` and `difference` (points of average incremental accuracy, nan where nothing was run) where
+        the study names what was published.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -236,7 +253,7 @@ def table(study: Study, rows: Sequence[Row]) -> list[dict[str, Any]]:
     for data in study.data:
         for arm in study.arms:
             mine = groups.get((data, arm), [])
-            if not mine:
+            if not mine and arm not in study.published:
                 continue
             numbers = {name: spread([row.number(name) for row in mine]) for name in NUMBERS}
             entry: dict[str, Any] = {"arm": arm, "data": data, "runs": len(mine), **numbers}

@@ -187,33 +187,41 @@ PUBLISHED = ("published", "difference")
 """Of a study's table."""
 
 
+def study_heads(study: Study) -> list[str]:
+    """Heads of the columns; what was published has its own where the study names any, whether it was run or not."""
+    return ["arm", *(["data"] if len(study.data) > 1 else []), *COLUMNS, *(PUBLISHED if study.published else ())]
+
+
+def study_cells(study: Study, entry: dict[str, Any]) -> list[str]:
+    """What stands below the heads from `average` on; a dash for what was not run or not published."""
+    cells = [points(entry[name]) for name in ("average_incremental", "last", "forgetting", "probe")]
+    cells += [f"{entry['seconds'][0]:,.0f}", bytes_text(entry["carried_bytes"][0])] if entry["runs"] else ["-", "-"]
+    if study.published:
+        given, difference = entry.get("published"), entry.get("difference", float("nan"))
+        cells += ["-" if given is None else f"{given['average']:.1f}", "-" if difference != difference else f"{difference:+.1f}"]
+    return cells
+
+
+def study_sources(study: Study) -> list[str]:
+    """Where the published numbers come from: a line per source."""
+    arms: dict[str, list[str]] = {}
+    for arm, given in study.published.items():
+        arms.setdefault(str(given.get("source", "not named")), []).append(arm)
+    return [f"published, {', '.join(names)}: {source}" for source, names in arms.items()]
+
+
 def study_table(study: Study, entries: Sequence[dict[str, Any]], running: Sequence[Doing]) -> Table:
     """What is finished of a study, and what is under way."""
-    published = any("published" in entry for entry in entries)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", caption_justify="left")
-    table.add_column("arm", no_wrap=True, style="cyan")
-    if len(study.data) > 1:
-        table.add_column("data", no_wrap=True)
-    for column in (
-        "runs",
-        "average",
-        "last",
-        "forgetting",
-        "probe",
-        "time",
-        "carried",
-        *(("published", "difference") if published else ()),
-    ):
-        table.add_column(column, justify="right", no_wrap=True)
+    for head in study_heads(study):
+        words = head in ("arm", "data")
+        table.add_column(head, no_wrap=True, justify="left" if words else "right", style="cyan" if head == "arm" else "")
     for entry in entries:
-        cells = [escape(entry["arm"]), *([escape(entry["data"])] if len(study.data) > 1 else []), f"{entry['runs']}/{len(study.seeds)}"]
-        cells += [points(entry[name]) for name in ("average_incremental", "last", "forgetting", "probe")]
-        cells += [f"{entry['seconds'][0]:,.0f}", bytes_text(entry["carried_bytes"][0])]
-        if "published" in entry:
-            cells += [f"{entry['published']['average']:.1f}", f"{entry['difference']:+.1f}"]
-        table.add_row(*cells)
-    lines = [f"{escape(doing.trial.arm)} seed {doing.trial.seed} stage {doing.stage + 1}/{doing.stages or '?'}" for doing in running]
-    table.caption = f"under way: {', '.join(lines)}" if lines else None
+        data = [escape(entry["data"])] if len(study.data) > 1 else []
+        table.add_row(escape(entry["arm"]), *data, f"{entry['runs']}/{len(study.seeds)}", *study_cells(study, entry))
+    under_way = [f"{escape(doing.trial.arm)} seed {doing.trial.seed} stage {doing.stage + 1}/{doing.stages or '?'}" for doing in running]
+    lines = [escape(line) for line in study_sources(study)] + ([f"under way: {', '.join(under_way)}"] if under_way else [])
+    table.caption = "\n".join(lines) or None
     return table
 
 
@@ -255,30 +263,29 @@ def points(value: tuple[float, float]) -> str:
 
 def study_markdown(study: Study, entries: Sequence[dict[str, Any]]) -> str:
     """The same table as it stands in a page."""
-    published = any("published" in entry for entry in entries)
-    heads = [
-        "arm",
-        "runs",
-        "average",
-        "last",
-        "forgetting",
-        "probe",
-        "seconds",
-        "carried",
-        *(["published", "difference"] if published else []),
-    ]
-    if len(study.data) > 1:
-        heads.insert(1, "data")
+    heads = study_heads(study)
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for entry in entries:
-        cells = [f"`{entry['arm']}`", *([entry["data"]] if len(study.data) > 1 else []), str(entry["runs"])]
-        cells += [points(entry[name]) for name in ("average_incremental", "last", "forgetting", "probe")]
-        cells += [f"{entry['seconds'][0]:,.0f}", bytes_text(entry["carried_bytes"][0])]
-        if published:
-            given = "published" in entry
-            cells += [f"{entry['published']['average']:.1f}", f"{entry['difference']:+.1f}"] if given else ["", ""]
-        lines.append(cells)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        data = [entry["data"]] if len(study.data) > 1 else []
+        lines.append([f"`{entry['arm']}`", *data, str(entry["runs"]), *study_cells(study, entry)])
+    below = [f"\n{line}." for line in study_sources(study)]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *below])
+
+
+def methods_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The methods, what they need and what they carry."""
+    caption = "carried from stage to stage: model, exemplars and statistics\nafter 100 classes, by a ResNet-32 at 32 x 32 pixels"
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", caption=caption, caption_justify="left")
+    table.add_column("method", no_wrap=True, style="cyan")
+    table.add_column("family", width=15)
+    table.add_column("needs", min_width=13, max_width=20)
+    table.add_column("carried", justify="right", no_wrap=True)
+    table.add_column("paper", style="dim")
+    for row in rows:
+        carried = "—" if row["carried_bytes"] is None else bytes_text(row["carried_bytes"])
+        start = "> " if row["varying"] else ""
+        table.add_row(row["name"], row["family"], ", ".join(row["needs"]) or "—", start + carried, row["paper"])
+    return table
 
 
 def portrait_lines(found: dict[str, Any], sheet: Path) -> list[RenderableType]:

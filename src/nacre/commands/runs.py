@@ -199,13 +199,13 @@ def study(
         from nacre.terminal import ended_line, study_markdown, study_table
 
         plan = studies.Study.load(path)
-        plan = replace(plan, store=store or plan.store, seeds=tuple(seed or plan.seeds))
-        trials = plan.trials(arm or [])
-        if show and not plan.store.exists():
+        plan = replace(plan.among(arm or list(plan.arms)), store=store or plan.store, seeds=tuple(seed or plan.seeds))
+        trials = plan.trials()
+        if show and not plan.store.exists() and not plan.published:
             raise NacreError(f"{plan.store} is not there: no run of this study is finished. Leave out --show to compute them.")
-        kept = studies.Store(plan.store)
         failed: list[studies.Progress] = []
         if not show:
+            kept = studies.Store(plan.store)
             if jobs is None or threads is None:
                 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
                 best = studies.parallel(trials[0], cores)
@@ -224,7 +224,7 @@ def study(
                         live.update(study_table(plan, finished, running), refresh=True)
 
                 failed = studies.conduct(plan, trials, kept, jobs, threads, draw)
-        entries = studies.table(plan, kept.rows(trials))
+        entries = studies.table(plan, studies.stored(plan.store, trials))
         if as_json:
             from nacre.files import as_json as text
 
@@ -252,22 +252,27 @@ def protocols() -> None:
 
 
 def methods(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
-    """List the methods: name, family, memory, paper."""
+    """List the methods: family, what each needs, the bytes it carries, paper."""
+    from nacre.evaluation.cost import carried_bytes
     from nacre.methods import METHODS
+    from nacre.terminal import methods_table
+    from nacre.training.method import NEEDS
 
+    carried = carried_bytes()
     rows = [
-        {"name": name, "family": cls.family, "memory": str(cls.budget), "paper": cls.paper, "what": (cls.__doc__ or "").splitlines()[0]}
+        {
+            "name": name,
+            "family": cls.family,
+            "needs": [need for need in NEEDS if need in cls.needs],
+            "carried_bytes": carried.get(name),
+            "varying": cls.varying,
+            "memory": str(cls.budget),
+            "paper": cls.paper,
+            "what": (cls.__doc__ or "").splitlines()[0],
+        }
         for name, cls in METHODS.items()
     ]
     if as_json:
         print(json.dumps(rows, indent=1))  # noqa: T201 - the answer
-        return
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 1, 0), header_style="bold")
-    for column in ("method", "family", "memory"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("what it does")
-    for row in rows:
-        table.add_row(f"[cyan]{row['name']}[/]", row["family"], row["memory"], f"{row['what']}\n[dim]{row['paper']}[/]")
-    Console().print(table)
+    else:
+        Console().print(methods_table(rows))

@@ -30,6 +30,7 @@ class GPM(Method):
 
     family = "weight regularization"
     paper = "Saha et al., ICLR 2021"
+    varying = True
 
     threshold: float = 0.97
     """epsilon: share of the inputs' squared length that the space must hold, in (0, 1]."""

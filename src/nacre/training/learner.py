@@ -82,14 +82,8 @@ class Learner:
         journal, watch, k = journal or Journal(), watch or Watch(), self.knowledge
         journal.begin(stage.index)
         self.runtime.together()
-        if stage.index == 0:
-            pixels = begin(k.model.backbone, self.method.backbone)
-            k.model.normalise.learn(stage.train) if pixels is None else k.model.normalise.given(*pixels)
-        else:
-            k.teacher = self.runtime.place(k.model.frozen())
         with seeded(self.seed, "grow", stage.index):
-            self.method.grow(k, stage)
-            self.runtime.place(k.model)
+            self.prepare(stage)
             for number, phase in self._lesson(stage):
                 found = journal.finished(number)
                 if found is not None:
@@ -106,6 +100,17 @@ class Learner:
         self.images = tuple(a + b for a, b in zip_longest(self.images, count, fillvalue=0))
         self.stages += 1
         return journal
+
+    def prepare(self, stage: Stage) -> None:
+        """What comes before a stage's phases: weights and normalisation in the first, the teacher in later ones, room for the classes."""
+        k = self.knowledge
+        if stage.index == 0:
+            pixels = begin(k.model.backbone, self.method.backbone)
+            k.model.normalise.learn(stage.train) if pixels is None else k.model.normalise.given(*pixels)
+        else:
+            k.teacher = self.runtime.place(k.model.frozen())
+        self.method.grow(k, stage)
+        self.runtime.place(k.model)
 
     def _lesson(self, stage: Stage) -> Iterator[tuple[int, Phase]]:
         """Number the phases, and seed whatever the method draws on the way to each."""

@@ -86,6 +86,8 @@ class Method(ABC):
     """The memory it wants unless told otherwise."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """What it cannot do without, of `NEEDS`."""
+    varying: ClassVar[bool] = False
+    """Whether the bytes that it carries depend on what images and weights are; else on budget, network and classes alone."""
     by_class: ClassVar[tuple[str, ...]] = ()
     """How the names of those statistics begin that have rows by class, equally many of each."""
 

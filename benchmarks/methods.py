@@ -1,0 +1,273 @@
+"""Images per second and peak memory of every method's later stages, over those of plain replay; and the bytes each carries.
+
+Every method learns the second of two small stages, with ResNet-32 at 32 x 32 pixels in one thread unless told otherwise. What it
+does without a gradient is done beforehand; its fits, as it yields them but for one epoch and a common batch, take turns with those
+of replay, and the median of the paired ratios counts. An image counts in every fit that shows it. A method without a fit is timed
+over all it does in the stage.
+
+What to expect follows from the fit alone, by one rule. Per image shown, a layer costs its multiplications once to go forward, once
+more where its weights learn, and once more where something before it learns. So frozen branches, frozen trunks and fits of a head
+alone cost their forward pass, and the decoder what its layers cost. A teacher costs its forward pass. `turns` shows everything four
+times. Rehearsal in a ratio shows so many images more; one that stands apart, for a gradient of its own, shows them to the model
+alone. Losses, gradients' treatment and heads are expected to cost nothing, so that their cost is what falls short.
+
+Peak memory is the growth of a process of its own over the whole stage, over that of replay.
+
+    python benchmarks/methods.py [--methods NAME ...] [--rounds N] [--json]
+    python benchmarks/methods.py --bytes     writes the bytes that `nacre methods` shows
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+import nacre.methods
+from nacre.data.augment import Augment
+from nacre.data.memory import NOTHING, PerClass
+from nacre.data.source import ImageSpec, Samples
+from nacre.data.stream import Stage
+from nacre.evaluation.cost import carried, unfitted
+from nacre.methods import METHODS
+from nacre.models.model import Model
+from nacre.training.journal import Journal
+from nacre.training.learner import Learner
+from nacre.training.phases import Fit, Watch, Work, trainable
+from nacre.training.runtime import Hardware, Runtime
+from nacre.training.speed import settle
+
+CLASSES = 4
+"""Of each stage."""
+FROM_SCRATCH = [name for name, cls in METHODS.items() if "pre-training" not in cls.needs]
+ALLOWED = 0.15
+"""By so much a method may fall short of what is expected."""
+
+
+@dataclass
+class Rig:
+    """A method before the fits of its second stage."""
+
+    learner: Learner
+    stage: Stage
+    fits: Sequence[Fit]
+
+    def seconds(self) -> float:
+        """What the fits take, or the whole stage where there is none."""
+        work = Work(self.learner.runtime, self.learner.knowledge, self.stage, self.learner.spec.augment, 0, 0, Journal(), Watch())
+        synchronise(work.runtime)
+        began = time.perf_counter()
+        for fit in self.fits:
+            fit.run(work)
+        if not self.fits:
+            unfitted(self.learner, self.stage)
+        synchronise(work.runtime)
+        return time.perf_counter() - began
+
+    @property
+    def images(self) -> int:
+        """How many the fits count."""
+        return sum(len(fit.data) for fit in self.fits) or len(self.stage.train)
+
+    def operations(self) -> float | None:
+        """Floating point operations that an image is expected to cost; None without a fit."""
+        return sum(len(fit.data) * operations(fit) for fit in self.fits) / self.images if self.fits else None
+
+
+def synchronise(runtime: Runtime) -> None:
+    """Wait for the device."""
+    if runtime.device.type == "cuda":
+        torch.cuda.synchronize(runtime.device)
+
+
+def rig(name: str, runtime: Runtime, options: argparse.Namespace) -> Rig:
+    """Let a method learn a first stage without its fits, and prepare the second; replay's batches then divide evenly."""
+    cls = METHODS[name]
+    spec = ImageSpec((3, options.size, options.size), Augment(shift=4, flip=True))
+    kept = max(1, options.batch // CLASSES)
+    budget = cls.budget if cls.budget == NOTHING else PerClass(kept)
+    learner = Learner(replace(cls(), backbone=options.backbone), spec, memory=budget, runtime=runtime)
+    unfitted(learner, stage(0, kept, spec))
+    later = stage(1, kept * max(1, options.steps - 1), spec)
+    fits = [replace(fit, optim=replace(fit.optim, epochs=1, batch=options.batch, lr=1e-4, warmup=0.0)) for fit in unfitted(learner, later)]
+    return Rig(learner, later, fits)
+
+
+def stage(index: int, count: int, spec: ImageSpec) -> Stage:
+    """A stage of so many images of noise per class."""
+    classes = range(index * CLASSES, (index + 1) * CLASSES)
+    labels = torch.arange(classes.start, classes.stop).repeat(count)
+    draw = torch.Generator().manual_seed(index)
+    samples = Samples.of(torch.randint(0, 256, (len(labels), *spec.shape), dtype=torch.uint8, generator=draw), labels)
+    return Stage(index, classes.start, classes.stop, tuple(map(str, classes)), samples, samples.take(labels < 0))
+
+
+def operations(fit: Fit) -> float:
+    """Floating point operations that one image of a fit is expected to cost; see this module's rule."""
+    with trainable(fit.model, fit.only, fit.still):
+        learning = passes(fit.model, fit.loss.decodes)
+    taught = 0.0
+    if fit.teacher is not None:
+        with torch.no_grad():
+            taught = passes(fit.teacher, False)
+    rehearsal = fit.rehearsal if fit.rehearsal is not None and len(fit.rehearsal.samples) else None
+    joined, apart = (0, 0) if rehearsal is None else (0, rehearsal.ratio) if rehearsal.apart else (rehearsal.ratio, 0)
+    return (4 if fit.turns else 1) * ((1 + joined) * (learning + taught) + apart * learning)
+
+
+def passes(model: Model, decode: bool) -> float:
+    """Floating point operations of an image's way through a model, and back as far as something learns."""
+    spent: list[float] = []
+
+    def count(layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        assert isinstance(layer.weight, Tensor)
+        forward = 2 * out[0].numel() * layer.weight[0].numel()
+        spent.append(forward * (1 + out.requires_grad * (given[0].requires_grad + layer.weight.requires_grad)))
+
+    layers = [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    device = next(model.parameters()).device
+    model(torch.zeros(2, *model.spec.shape, device=device), decode=decode)
+    for hook in hooks:
+        hook.remove()
+    return sum(spent)
+
+
+def runtime_of(options: argparse.Namespace) -> Runtime:
+    """The hardware, with what `auto` means on it."""
+    runtime = Runtime(Hardware(device=options.device, precision=options.precision, threads=options.threads))
+    blank = METHODS["replay"](backbone=options.backbone).whole(ImageSpec((3, options.size, options.size)))
+    settle(runtime, blank, options.batch)
+    return runtime
+
+
+def measure(name: str, plain: Rig, options: argparse.Namespace) -> dict[str, Any]:
+    """One method in turns with replay."""
+    mine = rig(name, plain.learner.runtime, options)
+    turns = [(mine.seconds() / mine.images, plain.seconds() / plain.images) for _ in range(options.rounds + 1)][1:]  # the first warms up
+    ratios = [other / own for own, other in turns]
+    cost, least = mine.operations(), plain.operations()
+    expected = None if cost is None or least is None else least / cost
+    ratio = median(ratios)
+    return {
+        "method": name,
+        "images_per_second": 1 / median(own for own, _ in turns),
+        "ratio": ratio,
+        "least": min(ratios),
+        "most": max(ratios),
+        "expected": expected,
+        "shortfall": None if expected is None else 1 - ratio / expected,
+    }
+
+
+def growth(name: str, options: argparse.Namespace) -> int:
+    """Bytes by which this process's peak grows over a method's stage; a smaller one before it loads what is loaded late."""
+    runtime = runtime_of(options)
+    small = argparse.Namespace(**{**vars(options), "backbone": "small", "batch": 8, "steps": 2})
+    rig(name, runtime, small).seconds()
+    before = runtime.peak_bytes()
+    rig(name, runtime, options).seconds()
+    return runtime.peak_bytes() - before
+
+
+def growth_elsewhere(name: str) -> int:
+    """The same in a process of its own, with the options of this one."""
+    done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--peak", name], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def report(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is printed."""
+    runtime = runtime_of(options)
+    follow = partial(track, console=Console(stderr=True), transient=True)
+    peaks: dict[str, int] = {}
+    if options.memory:
+        peaks = {name: growth_elsewhere(name) for name in follow(dict.fromkeys(["replay", *options.methods]), "memory")}
+    plain = rig("replay", runtime, options)
+    rows = [measure(name, plain, options) for name in follow(options.methods, "speed")]
+    for row in rows:
+        row["memory"] = peaks[row["method"]] / peaks["replay"] if peaks.get("replay") else None
+    return {
+        "rows": rows,
+        "short": [row["method"] for row in rows if row["shortfall"] is not None and row["shortfall"] > ALLOWED],
+        "replay_peak_bytes": peaks.get("replay"),
+        "device": runtime.describe(),
+        "precision": runtime.hardware.precision,
+        "layout": runtime.hardware.layout,
+        **{name: getattr(options, name) for name in ("backbone", "size", "batch", "steps", "rounds", "threads")},
+        "torch": torch.__version__,
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
+    title = f"{found['backbone']}, {found['size']} x {found['size']} pixels, batch {found['batch']}"
+    table = Table(title=title, box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("method", no_wrap=True)
+    for column in ("images/s", "ratio", "spread", "expected", "short", "memory"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in found["rows"]:
+        expected = ["-", "-"] if row["expected"] is None else [f"{row['expected']:.2f}", f"{100 * row['shortfall']:.0f} %"]
+        memory = "-" if row["memory"] is None else f"{row['memory']:.2f}"
+        span = f"{row['least']:.2f} - {row['most']:.2f}"
+        table.add_row(row["method"], f"{row['images_per_second']:,.0f}", f"{row['ratio']:.2f}", span, *expected, memory)
+    console = Console()
+    console.print(table)
+    console.print(f"{found['device']}, {found['precision']}, {found['layout']}; ratio and memory are over those of replay")
+    short = ", ".join(found["short"]) or "none"
+    console.print(f"slower by more than {100 * ALLOWED:.0f} % than their passes lead one to expect: {short}")
+
+
+def write_bytes() -> None:
+    """Find what every method carries, and put it into the package."""
+    torch.set_num_threads(1)
+    found = {name: carried(METHODS[name]()) for name in track(FROM_SCRATCH, console=Console(stderr=True), transient=True)}
+    path = Path(nacre.methods.__file__).parent / "carried.json"
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for name, count in found.items():
+        print(f"{name:24}{count:>15,}")
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    parser.add_argument("--bytes", action="store_true", help="find and write the bytes carried, and nothing else")
+    parser.add_argument("--methods", nargs="+", choices=FROM_SCRATCH, default=FROM_SCRATCH, metavar="NAME")
+    parser.add_argument("--rounds", type=int, default=5, help="turns that count")
+    parser.add_argument("--steps", type=int, default=4, help="steps of a turn of replay")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--backbone", default="resnet32")
+    parser.add_argument("--size", type=int, default=32, help="pixels")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="peak memory too")
+    parser.add_argument("--peak", choices=FROM_SCRATCH, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bytes:
+        write_bytes()
+    elif options.peak:
+        print(growth(options.peak, options))
+    elif options.json:
+        print(json.dumps(report(options)))
+    else:
+        show(report(options))
+
+
+if __name__ == "__main__":
+    main()
