@@ -54,8 +54,9 @@ def runtime() -> Runtime:
 @pytest.fixture(params=list(METHODS))
 def method(request: pytest.FixtureRequest) -> Method:
     """Every registered method, quick and small."""
-    small = {"optim": QUICK, "later": None, "backbone": "small", "width": 24, "correcting": QUICK, "balanced": QUICK}
+    small = {"optim": QUICK, "later": None, "width": 24, "correcting": QUICK, "balanced": QUICK}
     cls = METHODS[request.param]
+    small["backbone"] = "vit-tiny" if "pre-training" in cls.needs else "small"
     return replace(cls(), **{name: value for name, value in small.items() if name in {field.name for field in fields(cls)}})
 
 

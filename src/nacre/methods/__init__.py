@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from nacre.methods.acil import ACIL
 from nacre.methods.agem import AGEM
+from nacre.methods.aper import APER
 from nacre.methods.bic import BiC
 from nacre.methods.der import DER
 from nacre.methods.derpp import DERpp
 from nacre.methods.dsal import DSAL
+from nacre.methods.ease import EASE
 from nacre.methods.erace import ERACE
 from nacre.methods.ewc import EWC
 from nacre.methods.fecam import FeCAM
@@ -24,9 +26,12 @@ from nacre.methods.mas import MAS
 from nacre.methods.memo import MEMO
 from nacre.methods.pass_ import PASS
 from nacre.methods.podnet import PODNet
+from nacre.methods.ranpac import RanPAC
 from nacre.methods.reconstruction import Reconstruction, ReconstructionPlain
 from nacre.methods.replay import Replay
 from nacre.methods.si import SI
+from nacre.methods.simplecil import SimpleCIL
+from nacre.methods.slca import SLCA
 from nacre.methods.slda import SLDA
 from nacre.methods.wa import WA
 from nacre.training.method import Method
@@ -60,4 +65,9 @@ METHODS: dict[str, type[Method]] = {
     "gpm": GPM,
     "foster": FOSTER,
     "pass": PASS,
+    "simplecil": SimpleCIL,
+    "aper": APER,
+    "ranpac": RanPAC,
+    "ease": EASE,
+    "slca": SLCA,
 }
