@@ -40,12 +40,13 @@ JSON = st.recursive(
 RUNTIME = Runtime(Hardware(device="cpu", threads=1))
 
 
-@pytest.fixture(scope="module", params=["reconstruction", "bic", "der", "acil"])
+@pytest.fixture(scope="module", params=["reconstruction", "bic", "der", "acil", pytest.param("ease", marks=pytest.mark.slow)])
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("untrusted")
     images = pictures(folder / "images", {"cat": 1, "dog": 2})
     asked = ["learn", folder / "m.nacre", images, *QUICK, *SAME, "--method", request.param, "--memory", "3/class"]
     asked += ["--set", "width=64"] if request.param == "acil" else []
+    asked += ["--set", "backbone=vit-tiny", "--set", "bottleneck=4"] if request.param == "ease" else []
     result = CliRunner().invoke(app, [str(item) for item in asked])
     assert result.exit_code == 0, result.output
     return folder / "m.nacre"

@@ -60,9 +60,9 @@ class Prototypes(Growing):
         self.resize(classes, x.shape[1])
         member = F.one_hot(labels, classes).to(x)
         means, count = self.table.get_buffer("means"), self.table.get_buffer("count")
-        total = count + member.sum(0)[:, None]
+        here, total = labels.unique(), count + member.sum(0)[:, None]
         sums = count[:, :, None] * means + torch.einsum("nk,nsd->ksd", member, x)
-        means.copy_(sums / total.clamp_min(1)[:, :, None])
+        means[here] = (sums / total[:, :, None])[here]
         count.copy_(total)
         self.complement()
         distances = self.weights()[labels].sum(1) - self.cosines(features).gather(1, labels[:, None])[:, 0]

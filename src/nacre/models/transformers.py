@@ -111,7 +111,7 @@ class ViT(Transformer):
         height, width = images.shape[2:]
         whole = F.pad(images, (0, -width % self.patch, 0, -height % self.patch))
         tokens = self.patches(whole).flatten(2).transpose(1, 2)
-        return torch.cat([self.begin.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], 1) + self.places
+        return torch.cat([self.begin.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], 1) + self.places
 
     def condense(self, tokens: Tensor) -> Tensor:
         """The class token: [B, T, D] -> [B, D]."""
