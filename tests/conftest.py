@@ -54,7 +54,7 @@ def runtime() -> Runtime:
 @pytest.fixture(params=list(METHODS))
 def method(request: pytest.FixtureRequest) -> Method:
     """Every registered method, quick and small."""
-    small = {"optim": QUICK, "later": None, "backbone": "small", "width": 24, "correcting": QUICK, "balanced": QUICK}
+    small = {"optim": QUICK, "later": None, "width": 24, "correcting": QUICK, "balanced": QUICK}
     small |= {"length": 2, "top": 2}  # of prompts
     cls = METHODS[request.param]
     small["backbone"] = "vit-tiny" if "pre-training" in cls.needs else "small"

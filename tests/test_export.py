@@ -34,13 +34,18 @@ def good(*arguments: str | Path) -> dict:
 
 def taught(folder: Path, method: str, channels: int = 3) -> Path:
     images = pictures(folder / "images", {"cat": 1, "dog": 2, "é \U0001f98a": 3}, channels=channels)
-    extra = ["--set", "width=64"] if method in ("acil", "ds-al") else []
+    extra = ["--set", "width=64"] if method in ("acil", "ds-al", "ranpac") else []
     extra += ["--set", "backbone=vit-tiny"] if "pre-training" in METHODS[method].needs else []
     good("learn", folder / "m.nacre", images, *QUICK, *SAME, "--method", method, "--check", "0.4", *extra)
     return folder / "m.nacre"
 
 
-@pytest.mark.parametrize("method", ["reconstruction", "bic", "podnet", "der", "acil", "ds-al", "fecam", "pass", "slda", *PROMPTS])
+PRETRAINED = [pytest.param(name, marks=pytest.mark.slow) for name in ("simplecil", "aper", "ranpac", "ease", "slca")]
+
+
+@pytest.mark.parametrize(
+    "method", ["reconstruction", "bic", "podnet", "der", "acil", "ds-al", "fecam", "pass", "slda", *PRETRAINED, *PROMPTS]
+)
 def test_the_graph_answers_as_nacre_does(method: str, tmp_path: Path) -> None:
     model = taught(tmp_path, method)
     said = good("export", model, tmp_path / "m.onnx")

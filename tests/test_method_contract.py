@@ -17,6 +17,7 @@ from nacre import modelfile
 from nacre.data.memory import PerClass, Total
 from nacre.data.source import Samples
 from nacre.data.stream import Stream
+from nacre.methods.simplecil import SimpleCIL
 from nacre.training.journal import Journal, Row
 from nacre.training.learner import Learner, accuracy
 from nacre.training.method import Decoding, Method
@@ -53,6 +54,11 @@ def reference(method: Method, stream: Stream, runtime: Runtime) -> Reference:
             found.accuracies.append([accuracy(learner, past.test) for past in stream[: stage.index + 1]])
         REFERENCES[str(method)] = found
     return REFERENCES[str(method)]
+
+
+def trains(method: Method) -> bool:
+    """Whether a method has any fit; one has none."""
+    return not isinstance(method, SimpleCIL)
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -205,7 +211,7 @@ def test_frozen_parameters_stay_and_trainability_is_given_back(
 
     monkeypatch.setattr(Fit, "run", spied)
     learnt(method, stream, runtime, until=2)
-    assert checked
+    assert bool(checked) == trains(method)
     assert all(checked)
 
 
@@ -236,7 +242,7 @@ def test_every_term_has_a_column_in_the_log(method: Method, stream: Stream, runt
     for stage in stream[:2]:
         names.clear()
         journal = learner.learn(stage)
-        assert names or (stage.index and not journal.rows)
+        assert names or ((stage.index or not trains(method)) and not journal.rows)
         assert names <= {column for row in journal.rows for column in row}
 
 
@@ -249,4 +255,4 @@ def test_reconstruction_of_weight_zero_is_bit_identical_to_none(method: Method, 
     assert without.accuracies == silent_rows
     asked, _ = learnt(replace(method, decoding=Decoding(weight=0.3)), stream, runtime, until=1)
     trained = {name: tensor for name, tensor in asked.state().items() if not name.startswith("model/decoder.")}
-    assert not same(without.states[0], trained)
+    assert same(without.states[0], trained) != trains(method)

@@ -40,16 +40,17 @@ JSON = st.recursive(
 RUNTIME = Runtime(Hardware(device="cpu", threads=1))
 
 
-GROWING_PROMPTS = [pytest.param(name, marks=pytest.mark.slow) for name in ("dualprompt", "coda-prompt")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ease", "dualprompt", "coda-prompt")]
 
 
-@pytest.fixture(scope="module", params=["reconstruction", "bic", "der", "acil", *GROWING_PROMPTS])
+@pytest.fixture(scope="module", params=["reconstruction", "bic", "der", "acil", *SLOW])
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("untrusted")
     images = pictures(folder / "images", {"cat": 1, "dog": 2})
     asked = ["learn", folder / "m.nacre", images, *QUICK, *SAME, "--method", request.param, "--memory", "3/class"]
     asked += ["--set", "width=64"] if request.param == "acil" else []
-    asked += ["--set", "backbone=vit-tiny"] if "prompt" in request.param else []
+    asked += ["--set", "backbone=vit-tiny"] if request.param == "ease" or "prompt" in request.param else []
+    asked += ["--set", "bottleneck=4"] if request.param == "ease" else []
     result = CliRunner().invoke(app, [str(item) for item in asked])
     assert result.exit_code == 0, result.output
     return folder / "m.nacre"

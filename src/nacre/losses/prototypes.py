@@ -112,3 +112,34 @@ class SelectedDistance(Term):
         assert step.old is not None, "distillation needs Fit(teacher=...)"
         gap: Tensor = (step.out.features - step.old.features.detach()).norm(dim=1)
         return (likeness(step.out.features, self.prototypes) * gap).mean()
+
+
+class GaussianReplay(Term):
+    """Cross-entropy of features drawn around class means, on logits of length 1 / temperature (Zhang et al., ICCV 2023, eq. 4).
+
+    Every class has equally many in every step. Random numbers depend on the seed and on the step's place in the fit alone.
+
+    Args:
+        means: [K, D].
+        factors: L [K, D, D], with L L' the covariance of a class.
+        each: features of a class in a step.
+        temperature: tau.
+        seed: of the fit.
+    """
+
+    def __init__(self, means: Tensor, factors: Tensor, each: int, temperature: float, seed: int) -> None:
+        self.means, self.factors, self.each, self.temperature, self.seed = means, factors, each, temperature, seed
+
+    def drawn(self, progress: float) -> tuple[Tensor, Tensor]:
+        """Features [K each, D] and labels [K each] of the step when `progress` of the fit is done."""
+        classes, dim = self.means.shape
+        draw = generator(self.seed, "features", round(progress * 2**40))
+        noise = torch.randn(classes, self.each, dim, generator=draw).to(self.means.device)
+        features = self.means[:, None] + noise @ self.factors.mT
+        return features.flatten(0, 1), torch.arange(classes, device=self.means.device).repeat_interleave(self.each)
+
+    def __call__(self, step: Step) -> Tensor:
+        """Mean over what was drawn, in nats."""
+        features, labels = self.drawn(step.progress)
+        logits: Tensor = step.model.head(features)
+        return F.cross_entropy(F.normalize(logits) / self.temperature, labels)

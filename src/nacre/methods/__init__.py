@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from nacre.methods.acil import ACIL
 from nacre.methods.agem import AGEM
+from nacre.methods.aper import APER
 from nacre.methods.bic import BiC
 from nacre.methods.coda import CODAPrompt
 from nacre.methods.der import DER
 from nacre.methods.derpp import DERpp
 from nacre.methods.dsal import DSAL
 from nacre.methods.dualprompt import DualPrompt
+from nacre.methods.ease import EASE
 from nacre.methods.erace import ERACE
 from nacre.methods.ewc import EWC
 from nacre.methods.fecam import FeCAM
@@ -28,9 +30,12 @@ from nacre.methods.memo import MEMO
 from nacre.methods.online import Online
 from nacre.methods.pass_ import PASS
 from nacre.methods.podnet import PODNet
+from nacre.methods.ranpac import RanPAC
 from nacre.methods.reconstruction import Reconstruction, ReconstructionPlain
 from nacre.methods.replay import Replay
 from nacre.methods.si import SI
+from nacre.methods.simplecil import SimpleCIL
+from nacre.methods.slca import SLCA
 from nacre.methods.slda import SLDA
 from nacre.methods.ssre import SSRE
 from nacre.methods.tagfex import TagFex
@@ -72,4 +77,9 @@ METHODS: dict[str, type[Method]] = {
     "l2p": L2P,
     "dualprompt": DualPrompt,
     "coda-prompt": CODAPrompt,
+    "simplecil": SimpleCIL,
+    "aper": APER,
+    "ranpac": RanPAC,
+    "ease": EASE,
+    "slca": SLCA,
 }

@@ -15,10 +15,12 @@ from nacre.losses.classification import Auxiliary, CrossEntropy
 from nacre.losses.distillation import Distillation
 from nacre.losses.importance import Elastic, Outcome, anchored, importance
 from nacre.losses.loss import Loss, Term, Weighted
+from nacre.models.adapters import Subspaces
 from nacre.models.expandable import Expandable, Widening
 from nacre.models.heads import HEADS, NearestMean
 from nacre.models.model import Model
 from nacre.models.prompts import Prompted, Prompts, Staged
+from nacre.models.prototypes import Prototypes
 from nacre.models.registry import transformer
 from nacre.models.transformers import Transformer
 from nacre.seeds import generator
@@ -169,6 +171,25 @@ def stage_features(work: Work) -> tuple[Tensor, Tensor]:
     """Features [n, D] and labels [n] of the stage's images, unaugmented, on the device."""
     found = features(work.knowledge.model, work.stage.train, work.runtime)
     return found, work.stage.train.labels.to(found.device)
+
+
+def learn_prototypes() -> Adjust:
+    """Let the readout's class means take in the stage's images."""
+
+    def learn(work: Work) -> None:
+        readout = work.knowledge.model.readout
+        assert isinstance(readout, Prototypes), "build the model with readout=Prototypes"
+        readout.learn(*stage_features(work), work.stage.seen)
+
+    return Adjust("prototypes", learn)
+
+
+def adapt_once(model: Model, stage: Stage) -> None:
+    """Add a set of adapters in the first stage alone, and make room for the stage's classes."""
+    if stage.index == 0:
+        assert isinstance(model.backbone, Subspaces)
+        model.backbone.resize(1)
+    model.grow(stage.seen)
 
 
 def expand(model: Model, stage: Stage) -> None:

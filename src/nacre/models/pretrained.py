@@ -21,6 +21,8 @@ from nacre.models.backbones import Backbone
 from nacre.models.transformers import Transformer
 
 TIMM = "timm:"
+VIT = "timm:vit_base_patch16_224.augreg_in21k"
+"""The field's pre-trained backbone: ViT-B/16 on ImageNet-21k (Steiner et al., TMLR 2022)."""
 OF_MODEL = "model/backbone."
 """How the names of a backbone's tensors begin in a model file."""
 

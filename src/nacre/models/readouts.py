@@ -123,6 +123,49 @@ class Ridge(Growing):
         return F.linear(self.expanded(features), self.table.get_buffer("weight"))
 
 
+class Projected(Growing):
+    """Class rows behind a random projection and a rectifier: relu(x P) W' (McDonnell et al., NeurIPS 2023, eq. 4).
+
+    Args:
+        dim: D.
+        width: E; P is drawn once from the normal distribution, by torch's generator.
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        Growing.__init__(self)
+        self.register_buffer("basis", torch.randn(dim, width))
+        self.table = Table(weight=torch.zeros(0, width))
+
+    def size(self) -> list[int]:
+        """[K]."""
+        return [len(self.table.get_buffer("weight"))]
+
+    def numbers(self, *size: int) -> int:
+        """Rows and projection."""
+        return (size[0] + len(self.get_buffer("basis"))) * self.get_buffer("basis").shape[1]
+
+    def resize(self, *size: int) -> None:
+        """Make room for K classes, keeping what is there."""
+        old = self.table.get_buffer("weight")
+        self.table = Table(weight=F.pad(old, (0, 0, 0, size[0] - len(old))))
+
+    def select(self, classes: Tensor) -> None:
+        """Keep the rows of these classes."""
+        self.table = self.table.select(classes)
+
+    def learn(self, weight: Tensor) -> None:
+        """Answer with rows [K, E]."""
+        self.table = Table(weight=weight.float())
+
+    def expanded(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, E]."""
+        return F.relu(features @ self.get_buffer("basis"))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, K]."""
+        return F.linear(self.expanded(features), self.table.get_buffer("weight"))
+
+
 class DualRidge(Growing):
     """A main stream, and a second one with another activation that is fitted to what the first leaves of the new classes.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -57,13 +58,25 @@ class Optim:
         if wrong:
             raise ValueError("; ".join(wrong))
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser over `parameters`, in its fused form where the device has one."""
+    def build(self, parameters: Iterable[nn.Parameter], pace: Mapping[nn.Parameter, float] = MappingProxyType({})) -> torch.optim.Optimizer:
+        """The optimiser over `parameters`, in its fused form where the device has one.
+
+        Args:
+            parameters: to step.
+            pace: what the rate is multiplied by for some of them.
+        """
         ps = list(parameters)
         fused = bool(ps) and ps[0].device.type in ("cpu", "cuda")
+        shares = sorted({pace.get(p, 1.0) for p in ps})
+        groups = [{"params": [p for p in ps if pace.get(p, 1.0) == share], "pace": share} for share in shares]
         if self.name == "adamw":
-            return torch.optim.AdamW(ps, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
-        return torch.optim.SGD(ps, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused)
+            return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused)
+
+    def steer(self, optimiser: torch.optim.Optimizer, progress: float) -> None:
+        """Set the learning rates of an optimiser that `build` made, when `progress` of the phase is done."""
+        for group in optimiser.param_groups:
+            group["lr"] = self.rate(progress) * group["pace"]
 
     def rate(self, progress: float) -> float:
         """The learning rate when `progress`, in [0, 1), of the phase is done."""

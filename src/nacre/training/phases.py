@@ -11,7 +11,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +137,8 @@ class Fit(Phase):
     still: Sequence[nn.Module] = ()
     """Parts that are held still whatever `only` says."""
     optim: Optim = Optim()
+    pace: Mapping[nn.Module, float] = field(default_factory=dict)
+    """Parts whose learning rate is this many times the optimiser's."""
     gradient: Gradients | None = None
     """Changes or follows the gradients between backward and step."""
     turns: bool = False
@@ -155,7 +157,8 @@ class Fit(Phase):
         if not len(self.data):
             raise NacreError(f"stage {work.stage.index + 1} has no image to train on: give every stage images.")
         with trainable(self.model, self.only, self.still) as parameters:
-            optimiser = self.optim.build(parameters)
+            pace = {parameter: share for part, share in self.pace.items() for parameter in part.parameters()}
+            optimiser = self.optim.build(parameters, pace)
             deck = Deck(self.data, work.augment, work.runtime, self.optim.batch, self.rehearsal, self.views)
             if self.gradient is not None:
                 self.gradient.to(work.runtime.device)
@@ -181,8 +184,7 @@ class Fit(Phase):
         extra: dict[str, Tensor] = {}
         for number, dealt in enumerate(deck.epoch(work.seed, work.stage.index, work.phase, epoch)):
             progress = (epoch + number / steps) / self.optim.epochs
-            for group in optimiser.param_groups:
-                group["lr"] = self.optim.rate(progress)
+            self.optim.steer(optimiser, progress)
             batch = dealt.batch(self.model, runtime.format)
             batch = turned(batch) if self.turns else batch
             with runtime.autocast():
@@ -263,12 +265,16 @@ def turned(batch: Batch) -> Batch:
 def fit_state(modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Modules and optimiser as named tensors."""
     state = {f"{part}/{name}": tensor for part, module in modules.items() for name, tensor in module.state_dict().items()}
-    for group in optimiser.param_groups:
-        for number, parameter in enumerate(group["params"]):
-            for name, value in optimiser.state.get(parameter, {}).items():
-                if value is not None:
-                    state[f"optimiser/{number}/{name}"] = torch.as_tensor(value)
+    for number, parameter in enumerate(stepped(optimiser)):
+        for name, value in optimiser.state.get(parameter, {}).items():
+            if value is not None:
+                state[f"optimiser/{number}/{name}"] = torch.as_tensor(value)
     return state
+
+
+def stepped(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters of all groups."""
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
 
 def resume(work: Work, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer) -> int:
@@ -279,7 +285,7 @@ def resume(work: Work, modules: Mapping[str, nn.Module], optimiser: torch.optim.
     state, epochs = found
     for part, module in modules.items():
         module.load_state_dict(below(part, state))
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    parameters = stepped(optimiser)
     for name, tensor in state.items():
         if name.startswith("optimiser/"):
             _, number, key = name.split("/")
