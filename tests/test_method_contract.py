@@ -22,7 +22,7 @@ from nacre.training.journal import Journal, Row
 from nacre.training.learner import Learner, accuracy
 from nacre.training.method import Decoding, Method
 from nacre.training.phases import Adjust, Fit, Phase, Remember, Watch, Work
-from nacre.training.runtime import Runtime
+from nacre.training.runtime import Hardware, Runtime
 
 
 def learnt(method: Method, stream: Stream, runtime: Runtime, seed: int = 0, until: int = 3) -> tuple[Learner, list[list[float]]]:
@@ -213,6 +213,12 @@ def test_frozen_parameters_stay_and_trainability_is_given_back(
     learnt(method, stream, runtime, until=2)
     assert bool(checked) == trains(method)
     assert all(checked)
+
+
+def test_bf16_and_channels_last_serve_every_method(method: Method, stream: Stream) -> None:
+    half = Runtime(Hardware(device="cpu", precision="bf16", layout="channels-last", threads=1))
+    learner, _ = learnt(method, stream, half, until=2)
+    assert torch.isfinite(learner.logits(stream[1].test.pixels())).all()
 
 
 def test_predicting_changes_nothing(method: Method, stream: Stream, runtime: Runtime) -> None:

