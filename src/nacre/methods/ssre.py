@@ -38,7 +38,7 @@ class SSRE(Method):
     optim: Optim = Optim(name="adamw", lr=0.001, weight_decay=2e-4)
     temperature: float = 0.1
     """Of the logits."""
-    distillation: float = 10.0
+    distillation: float = 1.0
     """Of the features' distance from the old model's."""
     prototypes: float = 10.0
     """Of the prototypes' classification."""

@@ -199,7 +199,10 @@ def total(mine: Tensor) -> Tensor:
 
 def reformatted(module: M, form: torch.memory_format) -> M:
     """A module with its convolutions in a memory layout."""
-    return cast(M, module.to(memory_format=form))  # type: ignore[call-overload]
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            part.to(memory_format=form)  # type: ignore[call-overload]
+    return module
 
 
 def available(device: str) -> Literal["cpu", "cuda", "mps"]:
