@@ -98,6 +98,15 @@ def test_a_whole_header_that_makes_no_sense_is_refused(saved: Path) -> None:
         modelfile.load(saved)
 
 
+@pytest.mark.parametrize("labels", [[0, 0, 1, -(2**63)], [-1, 0, 1, 1], [1, 1, 0, 0], [0, 0, 1, 2]])
+def test_exemplars_of_no_class_are_refused(saved: Path, labels: list[int]) -> None:
+    tensors, header = files.read_tensors(saved)
+    assert tensors["memory/labels"].tolist() == [0, 0, 1, 1]
+    files.write_tensors(saved, tensors | {"memory/labels": torch.tensor(labels)}, header)
+    with pytest.raises(NacreError, match="not those of 2 classes"):
+        modelfile.load(saved)
+
+
 def test_a_failed_save_leaves_the_old_file(saved: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     learner, _ = modelfile.load(saved, runtime)
     before = saved.read_bytes()

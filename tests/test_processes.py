@@ -53,3 +53,11 @@ def test_torchrun_is_understood(tmp_path: Path) -> None:
     two = run(launcher, "--out", str(tmp_path / "two"))
     assert two["machine"]["hardware"]["processes"] == 2
     assert two["complete"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_a_process_counts_its_own_memory_and_not_that_of_its_parent() -> None:
+    large = bytearray(b"x") * 2**30
+    script = "from nacre.training.runtime import Hardware, Runtime; print(Runtime(Hardware(device='cpu')).peak_bytes())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert 2**26 < int(done.stdout) < len(large)

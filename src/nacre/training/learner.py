@@ -175,7 +175,8 @@ class Learner:
         except (RuntimeError, KeyError, ValueError) as error:
             raise NacreError(f"the saved knowledge does not fit method and images: {str(error).splitlines()[0]}") from None
         for memory in (self.knowledge.memory, self.knowledge.held):
-            if len(memory) and (memory.labels.diff() < 0).any() | (memory.labels[0] < 0) | (memory.labels[-1] >= len(classes)):
+            labels = memory.labels
+            if len(labels) and (labels[1:] < labels[:-1]).any() | (labels[0] < 0) | (labels[-1] >= len(classes)):
                 raise NacreError(f"the saved images are not those of {len(classes)} classes in their order")
         if len(classes) != self.knowledge.model.classes:
             raise NacreError(f"the saved knowledge is of {self.knowledge.model.classes} classes, but {len(classes)} are named")

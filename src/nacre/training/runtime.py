@@ -7,9 +7,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
@@ -159,6 +160,8 @@ class Runtime:
             return torch.cuda.max_memory_allocated(self.device)
         if os.name != "posix":
             return 0
+        with suppress(OSError, ValueError, IndexError):  # Linux; there getrusage begins with the peak of whoever started the process
+            return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
