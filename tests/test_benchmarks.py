@@ -38,6 +38,7 @@ def test_digits() -> None:
     assert 0 <= row["last"] <= 1
 
 
+@pytest.mark.slow
 def test_data() -> None:
     found = run("data.py", "--device", "cpu", "--precision", "fp32", "--images", "8", "--sizes", "64", "--steps", "1", "--rounds", "1")
     assert found["decoding"]["images_per_second"] > 0
@@ -46,6 +47,7 @@ def test_data() -> None:
     assert all(row["loop_over_step"] > 0 and row["loader_over_step"] > 0 for row in found["loading"].values())
 
 
+@pytest.mark.slow
 def test_predict() -> None:
     found = run("predict.py", "--images", "8", "--rounds", "1", "--threads", "1", "--networks", "32/resnet20")
     row = found["networks"]["32/resnet20"]

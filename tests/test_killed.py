@@ -75,6 +75,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_bit_equal(undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     resume = ("--resume", str(folder), "--quiet")

@@ -141,6 +141,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", place], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(home: Path, small_disk: Path) -> None:
     model, ballast = small_disk / "m.nacre", small_disk / "ballast"
     shutil.copy(home / "old.nacre", model)

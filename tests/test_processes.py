@@ -48,6 +48,7 @@ def test_two_processes_give_the_matrix_of_one(tmp_path: Path) -> None:
     assert two["results"]["summary"]["average_incremental"] == pytest.approx(one["results"]["summary"]["average_incremental"], abs=0.01)
 
 
+@pytest.mark.slow
 def test_torchrun_is_understood(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two = run(launcher, "--out", str(tmp_path / "two"))

@@ -24,13 +24,13 @@ from nacre.losses.prototypes import GaussianReplay
 from nacre.methods import METHODS
 from nacre.methods.aper import APER
 from nacre.methods.ease import EASE
-from nacre.methods.ranpac import RIDGES, RanPAC
+from nacre.methods.ranpac import RanPAC
 from nacre.methods.simplecil import SimpleCIL
 from nacre.methods.slca import SLCA
 from nacre.models.adapters import Adapter, Subspaces, adaptable, beside
 from nacre.models.model import build_model
 from nacre.models.prototypes import Prototypes
-from nacre.models.readouts import Projected
+from nacre.models.readouts import RIDGES, Projected
 from nacre.seeds import generator
 from nacre.training.inference import features
 from nacre.training.learner import Learner, accuracy

@@ -13,11 +13,12 @@ from nacre.losses.distillation import BalancedDistillation
 from nacre.losses.loss import Batch, Step
 from nacre.losses.prototypes import FeatureDistance, PrototypeReplay, TurnedCrossEntropy
 from nacre.methods.foster import FOSTER
-from nacre.methods.gpm import GPM, layers, patches, widened
+from nacre.methods.gpm import GPM
 from nacre.methods.pass_ import PASS
 from nacre.models.expandable import Expandable, Widening
 from nacre.models.heads import Turned
 from nacre.models.output import Output
+from nacre.models.spaces import convolutions, patches, widened
 from nacre.training.inference import features
 from nacre.training.learner import Learner
 from nacre.training.optim import Optim
@@ -55,13 +56,13 @@ def test_projection_leaves_old_answers_where_they_were(stream: Stream, runtime: 
     learner = Learner(exact, stream.source.spec, runtime=runtime)
     learner.learn(stream[0])
     model = learner.knowledge.model
-    before = {name: layer.weight.detach().clone() for name, layer in layers(model).items()}
+    before = {name: layer.weight.detach().clone() for name, layer in convolutions(model).items()}
     held = {name: learner.knowledge.statistics[f"basis/{name}.weight"].clone() for name in before}
     old = features(model, stream[0].train, runtime)
     learner.learn(stream[1])
     model = learner.knowledge.model
     moved = 0.0
-    for name, layer in layers(model).items():
+    for name, layer in convolutions(model).items():
         change = (layer.weight.detach() - before[name]).flatten(1)
         assert (change @ held[name]).norm() <= 1e-4 * max(1.0, float(change.norm()))
         moved += float(change.norm())

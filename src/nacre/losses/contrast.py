@@ -7,6 +7,7 @@ Shapes: B samples of a step, K new classes, P numbers of a projection.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -15,14 +16,7 @@ from torch.nn import functional as F
 
 from nacre.losses.classification import cross_entropy
 from nacre.losses.loss import Step, Term
-from nacre.models.guided import Guided
-
-
-def guided(step: Step) -> Guided:
-    """The backbone, which must be guided."""
-    backbone = step.model.backbone
-    assert isinstance(backbone, Guided), "this term needs a guided backbone"
-    return backbone
+from nacre.models.guided import guided
 
 
 def agnostic_features(step: Step) -> Tensor:
@@ -49,7 +43,7 @@ class Contrast(Term):
 
     def __call__(self, step: Step) -> Tensor:
         """Mean over the batch, in nats."""
-        projected = guided(step).projector(agnostic_features(step))
+        projected = guided(step.model).projector(agnostic_features(step))
         return contrast(projected, projected, self.temperature)
 
 
@@ -57,23 +51,23 @@ class PredictedContrast(Term):
     """Old features can be told from new ones: their contrast in the old projection, behind a predictor (section 4.1, eq. 4).
 
     Args:
-        projector: the old one, held still.
+        projector: as it is now; a copy is held still.
         temperature: of the cosines.
     """
 
     def __init__(self, projector: nn.Module, temperature: float = 0.2) -> None:
-        self.projector, self.temperature = projector, temperature
+        self.projector, self.temperature = copy.deepcopy(projector).requires_grad_(False), temperature
 
     def __call__(self, step: Step) -> Tensor:
         """Mean over the batch, in nats."""
         assert step.old is not None, "distillation needs Fit(teacher=...)"
-        predicted = guided(step).predictor(agnostic_features(step))
+        predicted = guided(step.model).predictor(agnostic_features(step))
         return contrast(self.projector(predicted), self.projector(step.old.features.detach()), self.temperature)
 
 
 def merged(step: Step) -> Tensor:
     """What the merged features say of the new classes: [B, K]; only the newest branch and the attention learn from it."""
-    backbone = guided(step)
+    backbone = guided(step.model)
     own, guide = step.out.maps[-1][:, -backbone.agnostic.dim :].float(), step.out.maps[0].detach().float()
     return backbone.merge(own, guide)  # type: ignore[no-any-return]
 

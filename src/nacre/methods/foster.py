@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,17 +10,17 @@ import torch
 from nacre.data.memory import PerClass
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stage
-from nacre.losses.classification import BalancedCrossEntropy, CrossEntropy, Enhancement, effective_weights
+from nacre.losses.classification import BalancedCrossEntropy, Enhancement, effective_weights
 from nacre.losses.distillation import BalancedDistillation, Distillation
 from nacre.losses.loss import Loss
-from nacre.methods.shared import aligned, seen_samples
+from nacre.methods.shared import aligned, base_fit, becomes, expandable, first_branch, seen_samples
 from nacre.models.expandable import Expandable, Widening
 from nacre.models.model import Model
 from nacre.models.registry import backbone
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Method
 from nacre.training.optim import Optim
-from nacre.training.phases import Adjust, Fit, Phase, Remember, Work
+from nacre.training.phases import Fit, Phase, Remember
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,7 @@ class FOSTER(Method):
 
     def grow(self, knowledge: Knowledge, stage: Stage) -> None:
         """Add the second branch after the first stage, and a head of its own for it."""
-        trunk, head = parts(knowledge.model)
+        trunk, head = expandable(knowledge.model)
         if stage.index:
             trunk.resize(2)
         head.resize(stage.seen, trunk.dim, stage.seen if stage.index else 0, trunk.width)
@@ -60,7 +59,7 @@ class FOSTER(Method):
         """Boost, align, compress, remember."""
         data, optim = seen_samples(knowledge, stage), self.optim_of(stage)
         if stage.index == 0:
-            yield Fit(Loss(classification=CrossEntropy()), data, knowledge.model, optim=optim)
+            yield from base_fit(self, knowledge, stage)
             yield Remember()
             return
         counts = torch.bincount(data.labels, minlength=stage.seen).clamp_min(1)
@@ -71,23 +70,8 @@ class FOSTER(Method):
         )
         yield Fit(loss, data, knowledge.model, teacher=knowledge.teacher, optim=optim)
         yield aligned(stage)
-        student = copy.deepcopy(knowledge.model)
-        trunk, head = parts(student)
-        trunk.resize(1)
-        trunk.requires_grad_(True)
-        head.resize(stage.seen, trunk.width, 0, trunk.width)
+        student = first_branch(knowledge.model)
         loss = Loss(classification=BalancedDistillation(effective_weights(counts, self.compressing), self.temperature))
         yield Fit(loss, data, student, teacher=knowledge.model.frozen(), optim=self.compression or optim)
-
-        def replace_model(work: Work) -> None:
-            work.knowledge.model = student
-
-        yield Adjust("compress", replace_model)
+        yield becomes(student)
         yield Remember()
-
-
-def parts(model: Model) -> tuple[Expandable, Widening]:
-    """Backbone and head by their kinds."""
-    assert isinstance(model.backbone, Expandable)
-    assert isinstance(model.head, Widening)
-    return model.backbone, model.head

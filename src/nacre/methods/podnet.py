@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
 
-import torch
-
 from nacre.data.memory import PerClass
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stage
@@ -69,15 +67,9 @@ class PODNet(Method):
 
 
 def imprint(work: Work) -> None:
-    """New proxies are centres of their class's features, by k-means."""
-    from sklearn.cluster import KMeans
-
+    """New proxies are centres of their class's features."""
     head, stage = work.knowledge.model.head, work.stage
     assert isinstance(head, Proxies), "PODNet needs --head proxies"
     for label in stage.new:
-        mine = stage.train.among(range(label, label + 1))
-        found = torch.nn.functional.normalize(features(work.knowledge.model, mine, work.runtime)).cpu().numpy()
-        seed = derive(work.seed, "proxies", stage.index, label) % 2**32
-        centres = KMeans(min(head.proxies, len(mine)), n_init=1, random_state=seed).fit(found).cluster_centers_
-        rows = torch.from_numpy(centres).to(head.rows.weight)
-        head.rows.weight[label * head.proxies : (label + 1) * head.proxies] = rows[torch.arange(head.proxies) % len(rows)]
+        found = features(work.knowledge.model, stage.train.among(range(label, label + 1)), work.runtime)
+        head.imprint(label, found, derive(work.seed, "proxies", stage.index, label))

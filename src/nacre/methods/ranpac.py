@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from nacre.data.source import ImageSpec
@@ -21,10 +20,6 @@ from nacre.training.knowledge import Knowledge
 from nacre.training.method import Method
 from nacre.training.optim import Optim
 from nacre.training.phases import Adjust, Phase, Work
-
-RIDGES = tuple(10.0**power for power in range(-8, 9))
-CHUNK = 512
-"""Samples that are projected at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,33 +67,8 @@ class RanPAC(Method):
         none = torch.zeros(self.width, self.width, dtype=torch.float64, device=found.device)
         gram, cross = k.statistics.get("gram", none), k.statistics.get("cross", none[:0])
         sums = (gram, F.pad(cross, (0, 0, 0, work.stage.seen - len(cross))))
-        sums = added(sums, readout, found[kept], targets[kept])
-        ridge = chosen(sums, readout, found[held], targets[held])
-        gram, cross = added(sums, readout, found[held], targets[held])
+        sums = readout.added(sums, found[kept], targets[kept])
+        ridge = readout.best_ridge(sums, found[held], targets[held])
+        gram, cross = readout.added(sums, found[held], targets[held])
         readout.learn(torch.linalg.solve(gram + ridge * torch.eye(self.width).to(gram), cross.T).T)
         k.statistics |= {"gram": gram, "cross": cross}
-
-
-Sums = tuple[Tensor, Tensor]
-"""H'H [E, E] and Y'H [K, E] over samples, for projected features H and class indicators Y."""
-
-
-def added(sums: Sums, readout: Projected, features: Tensor, targets: Tensor) -> Sums:
-    """The sums with n more samples: features [n, D], targets [n, K]."""
-    gram, cross = sums
-    for x, y in zip(features.split(CHUNK), targets.split(CHUNK), strict=True):
-        wide = readout.expanded(x).double()
-        gram, cross = gram + wide.T @ wide, cross + y.T @ wide
-    return gram, cross
-
-
-def chosen(sums: Sums, readout: Projected, features: Tensor, targets: Tensor) -> float:
-    """The ridge with the least squared error on n samples that are not in the sums (appendix F.6)."""
-    gram, cross = sums
-    values, vectors = torch.linalg.eigh(gram)
-    inside, error = cross @ vectors, torch.zeros(len(RIDGES), dtype=torch.float64)
-    for x, y in zip(features.split(CHUNK), targets.split(CHUNK), strict=True):
-        turned = readout.expanded(x).double() @ vectors
-        gaps = [turned @ (inside / (values.clamp_min(0) + ridge)).T - y for ridge in RIDGES]
-        error += torch.stack([gap.square().sum() for gap in gaps]).cpu()
-    return RIDGES[int(error.argmin())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -17,7 +18,7 @@ from nacre.losses.importance import Elastic, Outcome, anchored, importance
 from nacre.losses.loss import Loss, Term, Weighted
 from nacre.models.adapters import Subspaces
 from nacre.models.expandable import Expandable, Widening
-from nacre.models.heads import HEADS, NearestMean
+from nacre.models.heads import HEADS, Head, NearestMean
 from nacre.models.model import Model
 from nacre.models.prompts import Prompted, Prompts, Staged
 from nacre.models.prototypes import Prototypes
@@ -194,20 +195,45 @@ def adapt_once(model: Model, stage: Stage) -> None:
 
 def expand(model: Model, stage: Stage) -> None:
     """Add a branch for a stage after the first, and widen the head to its features and classes."""
-    backbone, head = model.backbone, model.head
-    assert isinstance(backbone, Expandable)
-    assert isinstance(head, Widening)
+    backbone, head = expandable(model)
     if stage.index:
         backbone.resize(len(backbone.branches) + 1)
     widen(backbone, head, stage)
 
 
-def widen(backbone: Expandable, head: Widening, stage: Stage) -> None:
+def expandable(model: Model) -> tuple[Expandable, Widening]:
+    """Backbone and head of a model of branches, by their kinds."""
+    assert isinstance(model.backbone, Expandable)
+    assert isinstance(model.head, Widening)
+    return model.backbone, model.head
+
+
+def first_branch(model: Model) -> Model:
+    """A copy with the first branch alone, all of which may learn."""
+    small = copy.deepcopy(model)
+    backbone, head = expandable(small)
+    backbone.resize(1)
+    backbone.requires_grad_(True)
+    head.resize(small.classes, backbone.width, 0, backbone.width)
+    return small
+
+
+def widen(backbone: Expandable, head: Head, stage: Stage) -> None:
     """Let a head answer for all classes from all branches, with an auxiliary one for the newest of several."""
+    assert isinstance(head, Widening)
     if stage.index == 0:
         head.resize(stage.seen)
     else:
         head.resize(stage.seen, backbone.dim, 1 + len(stage.new), backbone.width)
+
+
+def becomes(student: Model) -> Adjust:
+    """Let another model take the place of the one that learnt so far."""
+
+    def replace(work: Work) -> None:
+        work.knowledge.model = student
+
+    return Adjust("replace model", replace)
 
 
 def expanded_phases(knowledge: Knowledge, stage: Stage, weight: float, optim: Optim) -> Iterator[Phase]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,13 +13,12 @@ from nacre.losses.contrast import Contrast, PredictedContrast, Transfer
 from nacre.losses.loss import Loss
 from nacre.methods.shared import aligned, seen_samples, widen
 from nacre.models.expandable import Widening
-from nacre.models.guided import Guided
-from nacre.models.heads import Linear
+from nacre.models.guided import Guided, guided
 from nacre.models.model import Model
 from nacre.models.registry import backbone
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Method
-from nacre.training.phases import Adjust, Fit, Phase, Remember, Work
+from nacre.training.phases import Adjust, Fit, Phase, Remember
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,35 +57,22 @@ class TagFex(Method):
 
     def grow(self, knowledge: Knowledge, stage: Stage) -> None:
         """Add a branch after the first stage."""
-        trunk, head = knowledge.model.backbone, knowledge.model.head
-        assert isinstance(trunk, Guided)
-        assert isinstance(head, Widening)
+        trunk = guided(knowledge.model)
         if stage.index:
-            trunk.widen(self.closeness)
-            trunk.merge.resize(len(stage.new))
-        widen(trunk.specific, head, stage)
+            trunk.widen(len(stage.new), self.closeness)
+        widen(trunk.specific, knowledge.model.head, stage)
 
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """Fit, align, remember."""
-        trunk, share, teacher = knowledge.model.backbone, stage.share_known if stage.index else 0.0, None
-        assert isinstance(trunk, Guided)
+        trunk, share = guided(knowledge.model), stage.share_known if stage.index else 0.0
         loss = Loss(classification=CrossEntropy(), contrast=(1 - share) * self.contrast * Contrast(self.temperature))
         if stage.index:
-            agnostic = Model(copy.deepcopy(trunk.agnostic), Linear(trunk.agnostic.dim), knowledge.model.spec)
-            teacher = agnostic.frozen().to(trunk.predictor.weight.device)
-            projector = copy.deepcopy(trunk.projector).requires_grad_(False)
-            old = PredictedContrast(projector, self.temperature)
-            loss = loss.adding(auxiliary=self.auxiliary * Auxiliary(), distillation=share * self.contrast * self.distillation * old)
+            old = share * self.contrast * self.distillation * PredictedContrast(trunk.projector, self.temperature)
+            loss = loss.adding(auxiliary=self.auxiliary * Auxiliary(), distillation=old)
             loss = loss.adding(transfer=Transfer(self.transfer)) if len(stage.new) else loss
+        teacher = trunk.guide(knowledge.model.spec) if stage.index else None
         data, optim = seen_samples(knowledge, stage), self.optim_of(stage)
         yield Fit(loss, data, knowledge.model, teacher=teacher, optim=optim, views=2)
-        yield Adjust("drop the attention", forget_attention)
+        yield Adjust("drop the attention", lambda work: trunk.merge.resize(0))
         yield aligned(stage)
         yield Remember()
-
-
-def forget_attention(work: Work) -> None:
-    """It has served its stage."""
-    trunk = work.knowledge.model.backbone
-    assert isinstance(trunk, Guided)
-    trunk.merge.resize(0)

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nacre.data.source import ImageSpec
 from nacre.models.backbones import Backbone
 from nacre.models.expandable import Expandable
 from nacre.models.growing import Growing
+from nacre.models.heads import Linear
+from nacre.models.model import Model
 
 
 class Guided(Backbone):
@@ -43,8 +46,19 @@ class Guided(Backbone):
         """D."""
         return self.specific.dim
 
-    def widen(self, closeness: float) -> None:
-        """Add a branch between the newest one and the agnostic net: `closeness` of the first, in [0, 1], the rest of the second."""
+    def guide(self, spec: ImageSpec) -> Model:
+        """The agnostic net as it is, in inference form, as a model of its own."""
+        model = Model(copy.deepcopy(self.agnostic), Linear(self.agnostic.dim), spec)
+        return model.frozen().to(self.predictor.weight.device)
+
+    def widen(self, classes: int, closeness: float) -> None:
+        """Add a branch between the newest one and the agnostic net, and attention that answers for the new classes.
+
+        Args:
+            classes: how many are new.
+            closeness: share of the newest branch in the new one, in [0, 1]; the rest is the agnostic net's.
+        """
+        self.merge.resize(classes)
         self.specific.resize(len(self.specific.branches) + 1)
         with torch.no_grad():
             for new, guide in zip(self.specific.branches[-1].parameters(), self.agnostic.parameters(), strict=True):
@@ -54,6 +68,12 @@ class Guided(Backbone):
         """[B, C, H, W] -> maps of the newest branch, the last joined with all branches'; in training the agnostic one first."""
         maps = self.specific(images)
         return (self.agnostic(images)[-1], *maps) if self.training else maps
+
+
+def guided(model: Model) -> Guided:
+    """A model's backbone by its kind."""
+    assert isinstance(model.backbone, Guided), "this term is for a guided backbone, see TagFex"
+    return model.backbone
 
 
 class Merge(Growing):

@@ -165,6 +165,14 @@ class Proxies(Head):
         cosine: Tensor = F.linear(F.normalize(features), F.normalize(self.rows.weight)).unflatten(1, (-1, self.proxies))
         return self.scale * (cosine.softmax(2) * cosine).sum(2)
 
+    def imprint(self, label: int, features: Tensor, seed: int) -> None:
+        """Put a class's proxies at the centres of its features [n, D], found by k-means (Qi et al., CVPR 2018, for several proxies)."""
+        from sklearn.cluster import KMeans
+
+        means = KMeans(min(self.proxies, len(features)), n_init=1, random_state=seed % 2**32)
+        rows = torch.from_numpy(means.fit(F.normalize(features).cpu().numpy()).cluster_centers_).to(self.rows.weight)
+        self.rows.weight[label * self.proxies : (label + 1) * self.proxies] = rows[torch.arange(self.proxies) % len(rows)]
+
 
 class Means(nn.Module):
     """Class means [K, D] as they are kept in a model file, and the spread of features around them."""

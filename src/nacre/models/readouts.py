@@ -123,6 +123,14 @@ class Ridge(Growing):
         return F.linear(self.expanded(features), self.table.get_buffer("weight"))
 
 
+RIDGES = tuple(10.0**power for power in range(-8, 9))
+"""Among which one is chosen."""
+CHUNK = 512
+"""Samples that are expanded at once."""
+Sums = tuple[Tensor, Tensor]
+"""H'H [E, E] and Y'H [K, E] over samples, for expanded features H and class indicators Y."""
+
+
 class Projected(Growing):
     """Class rows behind a random projection and a rectifier: relu(x P) W' (McDonnell et al., NeurIPS 2023, eq. 4).
 
@@ -156,6 +164,25 @@ class Projected(Growing):
     def learn(self, weight: Tensor) -> None:
         """Answer with rows [K, E]."""
         self.table = Table(weight=weight.float())
+
+    def added(self, sums: Sums, features: Tensor, targets: Tensor) -> Sums:
+        """The sums with n more samples: features [n, D], targets [n, K]."""
+        gram, cross = sums
+        for x, y in zip(features.split(CHUNK), targets.split(CHUNK), strict=True):
+            wide = self.expanded(x).double()
+            gram, cross = gram + wide.T @ wide, cross + y.T @ wide
+        return gram, cross
+
+    def best_ridge(self, sums: Sums, features: Tensor, targets: Tensor) -> float:
+        """The ridge with the least squared error on n samples that are not in the sums (appendix F.6)."""
+        gram, cross = sums
+        values, vectors = torch.linalg.eigh(gram)
+        inside, error = cross @ vectors, torch.zeros(len(RIDGES), dtype=torch.float64)
+        for x, y in zip(features.split(CHUNK), targets.split(CHUNK), strict=True):
+            turned = self.expanded(x).double() @ vectors
+            gaps = [turned @ (inside / (values.clamp_min(0) + ridge)).T - y for ridge in RIDGES]
+            error += torch.stack([gap.square().sum() for gap in gaps]).cpu()
+        return RIDGES[int(error.argmin())]
 
     def expanded(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, E]."""
