@@ -165,3 +165,16 @@ def test_any_measure_and_its_unit(study: Path) -> None:
     assert "| 1 | " in asked(study, "--markdown", "--measure", "seconds")
     result = CliRunner().invoke(app, ["compare", str(study), "--measure", "drit"])
     assert (result.exit_code, "Did you mean 'drift'" in " ".join(result.output.split())) == (2, True)
+
+
+def test_an_arm_may_be_set_against_another_one(study: Path) -> None:
+    study.write_text(study.read_text().replace('method.name = "lwf"', 'method.name = "lwf"\nagainst = "better"'))
+    (odd,) = json.loads(asked(study, "--json"))["arms"]  # `better` serves as a baseline and is not compared itself
+    assert (odd["arm"], odd["against"]) == ("<b>odd</b>", "better")
+    assert odd["measures"]["forgetting"]["values"] == pytest.approx([0.07] * 3)
+    assert "<b>odd</b> over better" in asked(study)
+    better, odd = json.loads(asked(study, "--json", "--baseline", "plain"))["arms"]
+    assert {better["against"], odd["against"]} == {"plain"}
+    study.write_text(study.read_text().replace('against = "better"', 'against = "bettr"'))
+    result = CliRunner().invoke(app, ["compare", str(study)])
+    assert (result.exit_code, "Did you mean 'better'" in " ".join(result.output.split())) == (2, True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -36,6 +36,8 @@ class Entry:
     """One arm against the baseline."""
 
     arm: str
+    against: str
+    """The arm that it is compared with."""
     data: str
     seeds: tuple[int, ...]
     """Of the pairs."""
@@ -52,10 +54,15 @@ class Comparison:
 
     title: str
     baseline: str
+    """Of every arm that has none of its own."""
     asked: Asked
     entries: tuple[Entry, ...]
     left_out: tuple[str, ...]
     """Arms without a pair."""
+
+    def name(self, entry: Entry) -> str:
+        """An entry's arm, with the one it is compared with where that is not the baseline."""
+        return entry.arm if entry.against == self.baseline else f"{entry.arm} over {entry.against}"
 
 
 def of_study(study: Study, store: Store, baseline: str = "", asked: Asked = Asked()) -> Comparison:
@@ -64,16 +71,16 @@ def of_study(study: Study, store: Store, baseline: str = "", asked: Asked = Aske
     Args:
         study: whose arms they are.
         store: of finished runs.
-        baseline: an arm; by default the first.
+        baseline: an arm, for all; by default the first, but for arms that the study sets against another one.
         asked: what is compared.
 
     Raises:
         NacreError: the baseline is no arm, or runs that should be pairs are not.
     """
-    baseline = baseline or next(iter(study.arms))
-    if baseline not in study.arms:
+    if baseline and baseline not in study.arms:
         raise NacreError(f"unknown arm {baseline!r}: the study has {', '.join(study.arms)}.{nearest(baseline, study.arms)}")
-    return compared(study.name, list(study.arms), store.rows(study.trials()), baseline, asked)
+    own = {} if baseline else study.against
+    return compared(study.name, list(study.arms), store.rows(study.trials()), baseline or next(iter(study.arms)), asked, own)
 
 
 def of_folders(folders: Sequence[Path], baseline: str = "", asked: Asked = Asked()) -> Comparison:
@@ -105,15 +112,32 @@ def row_of(folder: Path) -> Row:
         ) from None
 
 
-def compared(title: str, arms: Sequence[str], rows: Sequence[Row], baseline: str, asked: Asked) -> Comparison:
-    """Pair rows with the baseline's by data set and seed."""
-    ground = {(row.data, row.seed): row for row in rows if row.arm == baseline}
+def compared(
+    title: str, arms: Sequence[str], rows: Sequence[Row], baseline: str, asked: Asked, own: Mapping[str, str] | None = None
+) -> Comparison:
+    """Pair rows with their baseline's by data set and seed.
+
+    Args:
+        title: of the comparison.
+        arms: all of them, in order.
+        rows: their runs.
+        baseline: of every arm that has none of its own.
+        asked: what is compared.
+        own: baselines of some arms; arms that only serve as such are not compared themselves.
+
+    Raises:
+        NacreError: no baseline has a run, or runs that should be pairs are not.
+    """
+    own = own or {}
+    grounds = {baseline, *own.values()}
+    ground = {(row.arm, row.data, row.seed): row for row in rows if row.arm in grounds}
     if not ground:
         raise NacreError(f"no run of the baseline {baseline} is finished: compute one, or name another with --baseline.")
     pairs: dict[tuple[str, str], list[tuple[Row, Row]]] = {}
     for row in rows:
-        if row.arm != baseline and (row.data, row.seed) in ground:
-            pairs.setdefault((row.data, row.arm), []).append((row, ground[row.data, row.seed]))
+        other = ground.get((own.get(row.arm, baseline), row.data, row.seed))
+        if other is not None and row.arm not in grounds - own.keys():
+            pairs.setdefault((row.data, row.arm), []).append((row, other))
     for both in pairs.values():
         twice = [row.seed for row, _ in both]
         if len(set(twice)) < len(twice):
@@ -121,7 +145,7 @@ def compared(title: str, arms: Sequence[str], rows: Sequence[Row], baseline: str
         for row, other in both:
             check(row, other)
     entries = [entry(arm, data, both, asked) for (data, arm), both in pairs.items()]
-    left_out = tuple(arm for arm in arms if arm != baseline and not any(found.arm == arm for found in entries))
+    left_out = tuple(arm for arm in arms if arm not in grounds - own.keys() and not any(found.arm == arm for found in entries))
     return Comparison(title, baseline, asked, tuple(corrected(entries)), left_out)
 
 
@@ -154,7 +178,7 @@ def entry(arm: str, data: str, pairs: Sequence[tuple[Row, Row]], asked: Asked) -
     means = {name: (mean(a for a, _ in both), mean(b for _, b in both)) for name, both in numbers.items()}
     finite = {name: [value for value in each if value == value] for name, each in values.items()}
     gaps = {name: difference(each) if each else Difference(0, math.nan, math.nan, math.nan, math.nan) for name, each in finite.items()}
-    return Entry(arm, data, tuple(a.seed for a, _ in pairs), means, values, gaps)
+    return Entry(arm, pairs[0][1].arm, data, tuple(a.seed for a, _ in pairs), means, values, gaps)
 
 
 def measured_of(row: Row, name: str, readout: str) -> float:

@@ -53,7 +53,7 @@ def markdown(found: Comparison) -> str:
     heads += [text for name in found.asked.measures for text in (MEASURES[name].title, "difference", "p")]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for one in found.entries:
-        cells = [f"`{one.arm}`", *([one.data] if several else []), str(len(one.seeds))]
+        cells = [f"`{found.name(one)}`", *([one.data] if several else []), str(len(one.seeds))]
         for name, gap in one.differences.items():
             cells += [level(one.means[name][0], name), interval(gap, name), chance(gap)]
         lines.append(cells)
@@ -70,10 +70,10 @@ def page(found: Comparison) -> str:
         groups.append(
             {
                 "data": data,
-                "pictures": [picture(entries, found.baseline, name, len(groups)) for name in names],
-                "rows": [{"arm": one.arm, "n": len(one.seeds), "cells": cells(one)} for one in entries],
+                "pictures": [picture(found, entries, name, len(groups)) for name in names],
+                "rows": [{"arm": found.name(one), "n": len(one.seeds), "cells": cells(one)} for one in entries],
                 "pairs": [
-                    {"arm": one.arm, "seed": seed, "differences": [single(one.values[name][place], name) for name in names]}
+                    {"arm": found.name(one), "seed": seed, "differences": [single(one.values[name][place], name) for name in names]}
                     for one, place, seed in pairs
                 ],
             }
@@ -94,14 +94,19 @@ def page(found: Comparison) -> str:
     )
 
 
-def picture(entries: Sequence[Entry], baseline: str, name: str, group: int) -> dict[str, Any]:
+def picture(found: Comparison, entries: Sequence[Entry], name: str, group: int) -> dict[str, Any]:
     """The forest plot of one measure."""
     measure = MEASURES[name]
-    rows = [plots.Whisker(one.arm, gap.mean, gap.low, gap.high, better(gap, name)) for one in entries for gap in (one.differences[name],)]
+    rows = [
+        plots.Whisker(found.name(one), gap.mean, gap.low, gap.high, better(gap, name))
+        for one in entries
+        for gap in (one.differences[name],)
+    ]
+    others = ", or than what is named" if any(one.against != found.baseline for one in entries) else ""
     side = {True: "Left of the line is better", False: "Right of the line is better", None: "Left of the line is less"}[measure.less]
     return {
         "heading": measure.title[0].upper() + measure.title[1:],
-        "note": f"{side} than {baseline}. Bars are 95 % intervals; a diamond is a single pair.",
+        "note": f"{side} than {found.baseline}{others}. Bars are 95 % intervals; a diamond is a single pair.",
         "svg": Markup(plots.forest(rows, f"forest-{name}-{group}", measure.scale)),
     }
 
@@ -129,6 +134,7 @@ def plain(found: Comparison) -> dict[str, Any]:
         "arms": [
             {
                 "arm": one.arm,
+                "against": one.against,
                 "data": one.data,
                 "seeds": list(one.seeds),
                 "measures": {

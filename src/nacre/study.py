@@ -21,7 +21,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from nacre import files, settings
-from nacre.errors import NacreError
+from nacre.errors import NacreError, nearest
 from nacre.experiment import CONFIG, LOG, METRICS, Experiment, read_toml
 from nacre.modelfile import method_settings
 
@@ -29,6 +29,8 @@ FORMAT = 1
 """Of a study's file."""
 KEYS = ("name", "about", "seeds", "epochs", "store", "base", "data", "arms")
 """What a study may say."""
+BESIDE = ("published", "against")
+"""What an arm may say beside its settings."""
 NUMBERS = ("average_incremental", "last", "forgetting", "probe", "seconds", "carried_bytes")
 """What a table shows of every arm; accuracies in [0, 1]."""
 
@@ -85,12 +87,14 @@ class Study:
     epochs: int | None = None
     published: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By arm: `average` and `last` in percent, and `source`."""
+    against: dict[str, str] = field(default_factory=dict)
+    """By arm: the arm it is compared with, where that is not the comparison's baseline."""
 
     @classmethod
     def load(cls, path: Path) -> Study:
         """Read a study's TOML file: `seeds`, `epochs`, `store`, `[base]`, `[arms.NAME]`, `[data.NAME]`, each a recipe's settings.
 
-        An arm may hold `published` with `average`, `last` (percent) and `source`.
+        An arm may hold `published` with `average`, `last` (percent) and `source`, and `against`, the arm that it is compared with.
 
         Raises:
             NacreError: the file is not there, no TOML, or says what no study says.
@@ -108,7 +112,11 @@ class Study:
             wrong = [name for name, value in table.get(kind, {}).items() if not isinstance(value, dict)]
             if wrong:
                 raise NacreError(f"{path}: {kind}.{wrong[0]} must be a table of settings.")
-        arms = {name: {key: value for key, value in arm.items() if key != "published"} for name, arm in table["arms"].items()}
+        arms = {name: {key: value for key, value in arm.items() if key not in BESIDE} for name, arm in table["arms"].items()}
+        against = {name: arm["against"] for name, arm in table["arms"].items() if "against" in arm}
+        for name, other in against.items():
+            if other not in arms or other == name:
+                raise NacreError(f"{path}: arm {name} is against {other!r}, but it must be another arm.{nearest(str(other), arms)}")
         return cls(
             name=str(table.get("name", path.stem)),
             about=str(table.get("about", "")),
@@ -119,6 +127,7 @@ class Study:
             store=Path(table.get("store", path.with_suffix(".sqlite"))),
             epochs=table.get("epochs"),
             published={name: arm["published"] for name, arm in table["arms"].items() if "published" in arm},
+            against=against,
         )
 
     def among(self, arms: Sequence[str]) -> Study:

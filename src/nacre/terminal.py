@@ -234,7 +234,7 @@ def comparison_table(found: Comparison) -> Table:
     for column in ("pairs", *(text for name in found.asked.measures for text in (name.replace("_", " "), "p"))):
         table.add_column(column, justify="right", no_wrap=True)
     for one in found.entries:
-        cells = [escape(one.arm), *([escape(one.data)] if several else []), str(len(one.seeds))]
+        cells = [escape(found.name(one)), *([escape(one.data)] if several else []), str(len(one.seeds))]
         for name, gap in one.differences.items():
             colour = {True: "green", False: "red", None: "default"}[better(gap, name)]
             cells += [f"[{colour}]{escape(interval(gap, name))}[/]", f"[dim]{chance(gap)}[/]"]
