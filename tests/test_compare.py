@@ -6,6 +6,7 @@ import json
 import sqlite3
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
@@ -178,3 +179,13 @@ def test_an_arm_may_be_set_against_another_one(study: Path) -> None:
     study.write_text(study.read_text().replace('against = "better"', 'against = "bettr"'))
     result = CliRunner().invoke(app, ["compare", str(study)])
     assert (result.exit_code, "Did you mean 'better'" in " ".join(result.output.split())) == (2, True)
+
+
+def test_the_forest_plots_alone_are_a_file_of_their_own(study: Path, tmp_path: Path) -> None:
+    asked(study, "--out", tmp_path / "c.svg", "--measure", "last", "--measure", "probe")
+    root = ElementTree.parse(tmp_path / "c.svg").getroot()
+    text = "".join(root.itertext())
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert all(word in text for word in ("better", "<b>odd</b>", "last accuracy", "feature probe"))
+    result = CliRunner().invoke(app, ["compare", str(study), "--out", str(tmp_path / "c.png")])
+    assert (result.exit_code, "must end in .html" in " ".join(result.output.split())) == (2, True)

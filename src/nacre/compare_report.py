@@ -97,18 +97,31 @@ def page(found: Comparison) -> str:
 def picture(found: Comparison, entries: Sequence[Entry], name: str, group: int) -> dict[str, Any]:
     """The forest plot of one measure."""
     measure = MEASURES[name]
-    rows = [
-        plots.Whisker(found.name(one), gap.mean, gap.low, gap.high, better(gap, name))
-        for one in entries
-        for gap in (one.differences[name],)
-    ]
     others = ", or than what is named" if any(one.against != found.baseline for one in entries) else ""
     side = {True: "Left of the line is better", False: "Right of the line is better", None: "Left of the line is less"}[measure.less]
     return {
         "heading": measure.title[0].upper() + measure.title[1:],
         "note": f"{side} than {found.baseline}{others}. Bars are 95 % intervals; a diamond is a single pair.",
-        "svg": Markup(plots.forest(rows, f"forest-{name}-{group}", measure.scale)),
+        "svg": Markup(plots.forest([[whiskers(found, entries, name, "")]], f"forest-{name}-{group}")),
     }
+
+
+def whiskers(found: Comparison, entries: Sequence[Entry], name: str, title: str) -> plots.Whiskers:
+    """One measure's differences, ready to be drawn."""
+    gaps = [(found.name(one), one.differences[name]) for one in entries]
+    rows = [plots.Whisker(label, gap.mean, gap.low, gap.high, better(gap, name)) for label, gap in gaps]
+    return plots.Whiskers(title, rows, MEASURES[name].scale)
+
+
+def figure(found: Comparison) -> str:
+    """All measures side by side, a row of them per data set: an SVG file that is legible on light and dark pages."""
+    sets = {data: [one for one in found.entries if one.data == data] for data in dict.fromkeys(one.data for one in found.entries)}
+    grid = [
+        [whiskers(found, entries, name, f"{data}: {MEASURES[name].title}".removeprefix(": ")) for name in found.asked.measures]
+        for data, entries in sets.items()
+    ]
+    svg = plots.forest(grid, "forest").replace("currentColor", plots.GREY)
+    return svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
 
 
 def cells(one: Entry) -> list[dict[str, str]]:

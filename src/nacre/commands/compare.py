@@ -19,7 +19,7 @@ def compare(
     readout: Annotated[str | None, typer.Option(help="Whose answers count: head, nearest_mean, linear; by default each method's.")] = None,
     measure: Annotated[list[str] | None, typer.Option(help="What to compare, such as drift; may be given again.")] = None,
     store: Annotated[Path | None, typer.Option(help="SQLite file of finished runs; by default the study's own.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write an HTML report with a forest plot here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write a report here: .html for a page, .svg for forest plots alone.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -31,6 +31,8 @@ def compare(
         from nacre.study import Store, Study
         from nacre.terminal import comparison_table
 
+        if out is not None and out.suffix not in (".html", ".svg"):
+            raise NacreError(f"--out is {str(out)!r}, but it must end in .html for a page or in .svg for the forest plots alone.")
         asked = sides.Asked(tuple(measure or ()) or USUAL, readout or "")
         if len(runs) == 1 and not runs[0].is_dir():
             study = Study.load(runs[0])
@@ -43,7 +45,7 @@ def compare(
         if not found.entries:
             raise NacreError(f"no arm has a run with a seed that {found.baseline} has too: compute more runs.")
         if out is not None:
-            files.write(out, compare_report.page(found))
+            files.write(out, compare_report.figure(found) if out.suffix == ".svg" else compare_report.page(found))
         if as_json:
             print(files.as_json(compare_report.plain(found), indent=1))  # noqa: T201 - the answer
         elif markdown:

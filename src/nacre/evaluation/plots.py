@@ -265,28 +265,47 @@ class Whisker:
     """Whether it is for the better; None where that is open."""
 
 
-def forest(rows: Sequence[Whisker], name: str, scale: float) -> str:
-    """Differences with their intervals, one below the other, around zero.
+@dataclass(frozen=True)
+class Whiskers:
+    """Differences of one measure on one data set."""
 
-    Args:
-        rows: one per arm.
-        name: of the figure.
-        scale: what they are shown times: 100 for shares, whose differences are points.
-    """
+    title: str
+    """Above them; may be empty."""
+    rows: Sequence[Whisker]
+    """One per arm."""
+    scale: float
+    """What they are shown times: 100 for shares, whose differences are points."""
 
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
+    def draw(self, axes: Axes) -> None:
+        """One below the other, around zero."""
         axes.axvline(0, color=GREY, linewidth=1.2)
-        for place, row in enumerate(rows):
+        for place, row in enumerate(self.rows):
             colour = {True: TEAL, False: ROSE, None: GREY}[row.better]
-            axes.plot([scale * row.low, scale * row.high], [place, place], color=colour, linewidth=2.4, solid_capstyle="round")
-            axes.plot([scale * row.mean], [place], marker="o" if math.isfinite(row.low) else "D", color=colour, markersize=7)
-        axes.set_yticks(range(len(rows)), [shortened(row.label, 34) for row in rows])
-        axes.set(xlabel="difference, points" if scale > 1 else "difference", ylim=(len(rows) - 0.4, -0.6))
+            axes.plot([self.scale * row.low, self.scale * row.high], [place] * 2, color=colour, linewidth=2.4, solid_capstyle="round")
+            axes.plot([self.scale * row.mean], [place], marker="o" if math.isfinite(row.low) else "D", color=colour, markersize=7)
+        axes.set_yticks(range(len(self.rows)), [shortened(row.label, 34) for row in self.rows])
+        axes.set(xlabel="difference, points" if self.scale > 1 else "difference", ylim=(len(self.rows) - 0.4, -0.6))
+        axes.set_title(self.title, fontsize=10, loc="left")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
-        ends = [abs(value) for row in rows for value in (row.mean, row.low, row.high) if math.isfinite(value)]
-        reach = 1.08 * scale * max(ends, default=0.0) or scale / 100
+        ends = [abs(value) for row in self.rows for value in (row.mean, row.low, row.high) if math.isfinite(value)]
+        reach = 1.08 * self.scale * max(ends, default=0.0) or self.scale / 100
         axes.set_xlim(-reach, reach)
 
-    return drawn(9.6, 0.34 * len(rows) + 1.0, draw, name)
+
+def forest(grid: Sequence[Sequence[Whiskers]], name: str) -> str:
+    """Differences with their intervals.
+
+    Args:
+        grid: rows of panels, equally many in each, whose arms stand at the left.
+        name: of the figure.
+    """
+    heights = [0.34 * len(panels[0].rows) + 1.0 + 0.2 * bool(panels[0].title) for panels in grid]
+
+    def draw(figure: Figure) -> None:
+        places = figure.subplots(len(grid), len(grid[0]), sharey="row", squeeze=False, height_ratios=heights)
+        for line, panels in zip(places, grid, strict=True):
+            for axes, panel in zip(line, panels, strict=True):
+                panel.draw(axes)
+
+    return drawn(9.6, sum(heights), draw, name)
