@@ -1,26 +1,42 @@
-"""Every number of the pages on results comes from stored runs."""
+"""Every number of the pages on results comes from stored runs, by the command that stands above it."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
-from nacre.study import Store, Study, table
-from nacre.terminal import study_markdown
+import pytest
+from typer.testing import CliRunner
+
+from nacre.cli import app
+from nacre.study import Store
 
 ROOT = Path(__file__).parents[1]
+TABLE = re.compile(r"^(nacre [^\n#]*--markdown)[^\n]*\n```\n\n((?:\|[^\n]*\n)+)", re.MULTILINE)
+PAGES = {path.name: TABLE.findall(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "docs").glob("*.md"))}
+STUDIES = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.sqlite"))
 
 
-def test_the_table_of_results_is_what_the_stored_runs_say() -> None:
-    study = Study.load(ROOT / "recipes" / "cifar-20-classes.toml")
-    rows = Store(ROOT / study.store).rows(study.trials())
-    assert rows
-    assert study_markdown(study, table(study, rows)) in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("command", "table"), [pair for pairs in PAGES.values() for pair in pairs])
+def test_a_table_is_what_its_command_prints_of_the_stored_runs(command: str, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert result.exit_code == 0, result.output
+    assert table.strip() == result.stdout.strip()
 
 
-def test_stored_runs_name_no_path_of_a_machine() -> None:
-    study = Study.load(ROOT / "recipes" / "cifar-20-classes.toml")
-    for row in Store(ROOT / study.store).rows(study.trials()):
-        assert row.metrics["data"] == "../shared/data/cifar100"
-        assert row.metrics["complete"]
-        assert str(Path.home()) not in str(row.metrics)
-        assert str(ROOT.resolve().parent) not in str(row.metrics)
+def test_no_table_of_results_stands_without_its_command() -> None:
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert len(PAGES["results.md"]) == len(re.findall(r"^\| ---", text, re.MULTILINE)) > 0
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_stored_runs_are_whole_and_name_no_path_of_a_machine(name: str) -> None:
+    runs = Store(ROOT / "benchmarks" / "results" / f"{name}.sqlite").all()
+    assert runs
+    for metrics in runs:
+        assert metrics["complete"]
+        assert not Path(metrics["data"]).is_absolute()
+        assert str(Path.home()) not in str(metrics)
+        assert str(ROOT.resolve().parent) not in str(metrics)

@@ -191,9 +191,18 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     code, output = told(str(written(tmp_path, STUDY.replace("published", "# published"))), "--show")
     assert code == 2
     assert "no run of this study is finished" in output
-    code, output = told(str(written(tmp_path)), "--arm", "replya")
-    assert code == 2
-    assert "unknown arm" in output
+    for option, word in (("--arm", "replya"), ("--data", "digts")):
+        code, output = told(str(written(tmp_path)), option, word)
+        assert code == 2
+        assert f"unknown {option[2:]} '{word}'" in output
+
+
+def test_a_study_is_narrowed_to_some_arms_and_data_sets(tmp_path: Path) -> None:
+    study = Study.load(written(tmp_path, STUDY + "\n[data.small]\n[data.large]\n"))
+    every = {(trial.arm, trial.data) for trial in study.trials()}
+    arm, *_ = study.arms
+    assert {(trial.arm, trial.data) for trial in study.among([arm], ["large"]).trials()} == {(arm, "large")}
+    assert {(trial.arm, trial.data) for trial in study.among().trials()} == every
 
 
 def test_what_was_published_is_shown_and_what_was_not_run_is_not(tmp_path: Path) -> None:

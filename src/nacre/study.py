@@ -21,7 +21,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from nacre import files, settings
-from nacre.errors import NacreError, nearest
+from nacre.errors import NacreError, choose, nearest
 from nacre.experiment import CONFIG, LOG, METRICS, Experiment, read_toml
 from nacre.modelfile import method_settings
 
@@ -130,17 +130,16 @@ class Study:
             against=against,
         )
 
-    def among(self, arms: Sequence[str]) -> Study:
-        """The study of some of its arms.
+    def among(self, arms: Sequence[str] = (), data: Sequence[str] = ()) -> Study:
+        """The study of some of its arms on some of its data sets; of all where none is named.
 
         Raises:
-            NacreError: an arm is unknown.
+            NacreError: an arm or a data set is unknown.
         """
-        unknown = [arm for arm in arms if arm not in self.arms]
-        if unknown:
-            raise NacreError(f"unknown arm {unknown[0]!r}: the study has {', '.join(self.arms)}.")
-        published = {arm: given for arm, given in self.published.items() if arm in arms}
-        return replace(self, arms={arm: self.arms[arm] for arm in arms}, published=published)
+        some = {name: choose("arm", name, self.arms) for name in arms or self.arms}
+        published = {arm: given for arm, given in self.published.items() if arm in some}
+        sets = {name: choose("data", name, self.data) for name in data or self.data}
+        return replace(self, arms=some, published=published, data=sets)
 
     def trials(self, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Trial]:
         """All runs, seed by seed, so that every arm has its first run early; or those of some arms and seeds.
@@ -148,9 +147,7 @@ class Study:
         Raises:
             NacreError: an arm is unknown, or a setting does not fit; names the arm.
         """
-        places = [
-            (seed, data, arm) for seed in seeds or self.seeds for data in self.data for arm in self.among(arms or list(self.arms)).arms
-        ]
+        places = [(seed, data, arm) for seed in seeds or self.seeds for data in self.data for arm in self.among(arms).arms]
         return [self.trial(arm, data, seed) for seed, data, arm in places]
 
     def trial(self, arm: str, data: str, seed: int) -> Trial:
@@ -216,6 +213,10 @@ class Store:
     def keys(self) -> set[str]:
         """Of all finished runs."""
         return {key for (key,) in self.base.execute("select key from runs")}
+
+    def all(self) -> list[dict[str, Any]]:
+        """What the metrics.json of every run held, whatever study it belongs to."""
+        return [json.loads(metrics) for (metrics,) in self.base.execute("select metrics from runs")]
 
     def add(self, trial: Trial, folder: Path) -> None:
         """Store what a finished run left in its folder; lasting when this returns."""

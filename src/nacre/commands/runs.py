@@ -180,6 +180,7 @@ def report(
 def study(
     path: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Arms, data and seeds over a common base.")],
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm; may be given again.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Only this data set of the study; may be given again.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be given again.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs at once; found by measuring.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each run; found by measuring.")] = None,
@@ -199,7 +200,7 @@ def study(
         from nacre.terminal import ended_line, study_markdown, study_table
 
         plan = studies.Study.load(path)
-        plan = replace(plan.among(arm or list(plan.arms)), store=store or plan.store, seeds=tuple(seed or plan.seeds))
+        plan = replace(plan.among(arm or (), data or ()), store=store or plan.store, seeds=tuple(seed or plan.seeds))
         trials = plan.trials()
         if show and not plan.store.exists() and not plan.published:
             raise NacreError(f"{plan.store} is not there: no run of this study is finished. Leave out --show to compute them.")
