@@ -113,7 +113,7 @@ def test_fecam_by_loops(stream: Stream, runtime: Runtime) -> None:
     for x, y in zip(found, labels, strict=True):
         for label in y.unique().tolist():
             mine = np.sqrt(x[y == label].double().numpy())
-            mean, s = mine.mean(0), np.cov(mine, rowvar=False)
+            mean, s = np.sqrt(x[y == label].double().numpy().mean(0)), np.cov(mine, rowvar=False)
             dim = len(s)
             on, off = np.trace(s) / dim, (s.sum() - np.trace(s)) / dim / (dim - 1)
             s = s + 0.7 * on * np.eye(dim) + 0.4 * off * (1 - np.eye(dim))
@@ -144,5 +144,44 @@ def test_fetril_learns_from_as_many_moved_as_real_features(stream: Stream, runti
     x, y = seen[-1]
     means = learner.knowledge.statistics["mean"]
     for label, (mine, own) in enumerate(zip([f for f in found for _ in (0, 1)], [y for y in labels for _ in (0, 1)], strict=True)):
-        torch.testing.assert_close(means[label], F.normalize(mine)[own == label].mean(0))
-        torch.testing.assert_close(x[y == label].mean(0), means[label], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(means[label].float(), F.normalize(mine)[own == label].mean(0))
+        torch.testing.assert_close(x[y == label].norm(dim=1), torch.ones(12))
+
+
+def test_fecam_joins_what_comes_later_and_a_single_image_does_not_draw_everything() -> None:
+    draw = torch.Generator().manual_seed(3)
+    x = torch.rand(30, 6, generator=draw)
+    whole, parts = ClassCovariance(6), ClassCovariance(6)
+    for readout, pieces in ((whole, [x[:20]]), (parts, [x[:7], x[7:8], x[8:20]])):
+        readout.resize(2)
+        for piece in pieces:
+            readout.learn(0, piece, (1.0, 1.0))
+    for (name, want), (_, got) in zip(whole.table.named_buffers(), parts.table.named_buffers(), strict=True):
+        torch.testing.assert_close(got[0], want[0], rtol=1e-4, atol=1e-5, msg=name)
+    whole.learn(1, torch.tensor([[9.0, 0, 0, 0, 0, 0]]), (1.0, 1.0))
+    assert whole(x[20:]).argmax(1).tolist() == [0] * 10
+    assert whole(torch.tensor([[5.0, 0.1, 0, 0, 0, 0]])).argmax(1).tolist() == [1]
+
+
+def test_slda_answers_the_rest_as_before_when_a_class_is_dropped(stream: Stream, runtime: Runtime) -> None:
+    learner, *_ = learnt(SLDA(optim=QUICK, backbone="small"), stream, runtime)
+    again = features(learner.knowledge.model, stream[2].train, runtime).double()
+    total, scatter = learner.knowledge.statistics["total"], learner.knowledge.statistics["scatter"].clone()
+    assert float(total) == 72
+    learner.knowledge.select(torch.tensor([0, 1, 2, 3, 5]), SLDA.by_class)
+    assert learner.knowledge.statistics["count"].tolist() == [12.0] * 5
+    assert float(learner.knowledge.statistics["total"]) == 72  # the scatter's, which stays what it was
+    assert torch.equal(learner.knowledge.statistics["scatter"], scatter)
+    assert len(again) == 24
+
+
+def test_both_streams_of_ds_al_have_room_to_differ() -> None:
+    """As many directions as a stream can fit: the sum of s^2 / (s^2 + gamma) over the singular values of its features."""
+    torch.manual_seed(0)
+    readout = DualRidge(64, 256, 0.1, 0.6)
+    x = torch.rand(600, 64) ** 3
+    freedom = []
+    for stream in (readout.main, readout.compensation):
+        squares = torch.linalg.svdvals(stream.expanded(x).double()).square()
+        freedom.append(float((squares / (squares + 0.1)).sum()))
+    assert min(freedom) > 0.7 * 256

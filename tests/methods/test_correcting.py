@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
+from torch.nn import functional as F
 
 from nacre.data.augment import Augment
 from nacre.data.source import ImageSpec, Samples, Source
@@ -180,8 +181,28 @@ def test_weights_follow_the_share_of_known_classes(stream: Stream, runtime: Runt
             learner.learn(stage)
     lucir, podnet = fits[2], fits[6]
     assert lucir.loss.weight("less_forget") == pytest.approx(5 * (4 / 2) ** 0.5)
-    assert podnet.loss.weight("spatial") == pytest.approx(5 * (6 / 2) ** 0.5)
+    assert podnet.loss.weight("spatial") == pytest.approx(3 * (6 / 2) ** 0.5)
     assert podnet.loss.weight("flat") == pytest.approx((6 / 2) ** 0.5)
     balanced = fits[7]
     assert balanced.only == [balanced.model.head]
     assert len(set(torch.bincount(balanced.data.labels).tolist())) == 1
+
+
+def test_rows_of_known_classes_keep_their_directions(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, rows = Fit.run, []
+
+    def watched(fit: Fit, work: object) -> None:
+        before = fit.model.head.rows.weight.detach().clone()
+        run(fit, work)  # type: ignore[arg-type]
+        rows.append((fit.only, *(F.normalize(weight) for weight in (before, fit.model.head.rows.weight.detach()))))
+
+    monkeypatch.setattr(Fit, "run", watched)
+    for method, each in ((LUCIR(optim=QUICK, backbone="small"), 1), (PODNet(optim=QUICK, backbone="small", balanced=QUICK), 10)):
+        rows.clear()
+        learner = Learner(method, stream.source.spec, runtime=runtime)
+        for stage in stream:
+            learner.learn(stage)
+        whole = [(before, after) for only, before, after in rows if only is None]
+        for (before, after), known in zip(whole, (0, 2, 4), strict=True):
+            torch.testing.assert_close(after[: each * known], before[: each * known])
+            assert (after[each * known :] - before[each * known :]).abs().max() > 1e-3

@@ -74,8 +74,10 @@ def test_attention_looks_at_both_maps_by_hand() -> None:
     for head in range(8):
         lanes = slice(2 * head, 2 * head + 2)
         query = (x @ weight["query"].T)[..., lanes]
-        scores = query @ (x @ weight["key"].T)[..., lanes].mT + query @ (y @ weight["guide_key"].T)[..., lanes].mT
-        gathered.append((scores / math.sqrt(2)).softmax(-1) @ (x @ weight["value"].T + y @ weight["guide_value"].T)[..., lanes])
+        own_scores, guide_scores = query @ (x @ weight["key"].T)[..., lanes].mT, query @ (y @ weight["guide_key"].T)[..., lanes].mT
+        shares = (torch.cat([own_scores, guide_scores], -1) / math.sqrt(2)).softmax(-1)  # over the positions of both
+        seen = shares[..., :6] @ (x @ weight["value"].T)[..., lanes] + shares[..., 6:] @ (y @ weight["guide_value"].T)[..., lanes]
+        gathered.append(seen)
     torch.testing.assert_close(merge(own, guide), merge.parts["classifier"](torch.cat(gathered, -1).mean(1)), rtol=1e-4, atol=1e-5)
 
 

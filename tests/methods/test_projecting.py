@@ -21,6 +21,7 @@ from nacre.models.output import Output
 from nacre.models.spaces import convolutions, patches, widened
 from nacre.training.inference import features
 from nacre.training.learner import Learner
+from nacre.training.method import Decoding
 from nacre.training.optim import Optim
 from nacre.training.phases import turned
 from nacre.training.runtime import Runtime
@@ -174,3 +175,11 @@ def test_pass_terms_by_hand(stream: Stream, runtime: Runtime) -> None:
     noisy = PrototypeReplay(k.statistics["prototypes"], torch.tensor(0.5), 0.1, 7)
     assert float(noisy(step)) == float(noisy(step))  # the step's place decides, nothing else
     assert float(noisy(step)) != float(noisy(Step(step.batch, out, step.old, model, stream[0], 0.25)))
+
+
+def test_foster_teaches_the_decoder_of_the_branch_that_stays(stream: Stream, runtime: Runtime) -> None:
+    method = FOSTER(optim=QUICK, backbone="small", decoding=Decoding(weight=1.0))
+    learner = Learner(method, stream.source.spec, runtime=runtime)
+    learner.learn(stream[0])
+    decoded = {row["phase"]: "reconstruction" in row for row in learner.learn(stream[1]).rows}
+    assert decoded == {1: True, 2: True}  # boosting and compression

@@ -176,3 +176,15 @@ def test_the_real_timm_where_it_imports() -> None:
     torch.testing.assert_close(net(images)[-1][:, :, 0, 0], net.net.forward_head(net.net.forward_features(images), pre_logits=True))
     first = net.blocks[0].attn
     torch.testing.assert_close(attended(first, net.embed(images)), first(net.embed(images)))
+
+
+@pytest.mark.parametrize("name", ["joint", "gdumb"])
+def test_starting_afresh_starts_from_the_weights_that_were_given(name: str, stream: Stream, runtime: Runtime, tmp_path: Path) -> None:
+    given = {key: torch.full_like(value, 0.25) for key, value in backbone("small", stream.source.spec).state_dict().items()}
+    save_file(given, tmp_path / "w.safetensors")
+    learner = Learner(METHODS[name](backbone=f"small@{tmp_path / 'w.safetensors'}"), stream.source.spec, runtime=runtime)
+    for stage in stream[:2]:
+        learner.prepare(stage)
+        first = next(learner.knowledge.model.backbone.parameters())
+        assert torch.equal(first, torch.full_like(first, 0.25))
+        learner.classes, learner.stages = stream.classes[: stage.seen], stage.index + 1

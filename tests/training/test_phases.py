@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 import torch
 
+from nacre.data.augment import Augment
 from nacre.data.source import ImageSpec
+from nacre.data.stream import Stream
+from nacre.errors import NacreError
+from nacre.methods import METHODS
 from nacre.models.model import Model, build_model
+from nacre.training.learner import Learner
+from nacre.training.optim import Optim
 from nacre.training.phases import trainable
+from nacre.training.runtime import Runtime
 
 
 @pytest.fixture
@@ -64,3 +73,11 @@ def test_the_rest_of_the_model_holds_still(model: Model) -> None:
         assert all(p.grad is None for p in model.backbone.parameters())
     after = model.backbone.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())  # running statistics too
+
+
+@pytest.mark.parametrize("name", ["er-ace", "der++", "agem", "podnet", "pass", "tagfex"])
+def test_methods_that_take_a_label_for_the_whole_truth_refuse_mixed_images(name: str, stream: Stream, runtime: Runtime) -> None:
+    spec = replace(stream.source.spec, augment=Augment(mix="mixup"))
+    learner = Learner(METHODS[name](optim=Optim(epochs=1, batch=16)), spec, runtime=runtime)
+    with pytest.raises(NacreError, match=r"augment\.mix=none"):
+        deque(map(learner.learn, stream), maxlen=0)

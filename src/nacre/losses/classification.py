@@ -44,6 +44,8 @@ class MarginRanking(Term):
     Scores are the cosines of a cosine head.
     """
 
+    unmixed = True
+
     margin: float = 0.5
     nearest: int = 2
     """New classes of highest score that are compared with."""
@@ -67,6 +69,8 @@ class NeighbourhoodComponents(Term):
     are apart; with few classes to zero and below.
     """
 
+    unmixed = True
+
     margin: float = 0.6
 
     def __call__(self, step: Step) -> Tensor:
@@ -80,6 +84,8 @@ class NeighbourhoodComponents(Term):
 @dataclass(frozen=True)
 class Auxiliary(Term):
     """Cross-entropy of the newest branch alone, all known classes being one (Yan et al., CVPR 2021, eq. 5)."""
+
+    unmixed = True
 
     def __call__(self, step: Step) -> Tensor:
         """Mean over the batch, in nats."""

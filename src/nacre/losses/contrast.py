@@ -39,6 +39,8 @@ def contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
 class Contrast(Term):
     """Two views of an image lie together, and those of different images apart (section 4.1, eq. 3)."""
 
+    unmixed = True
+
     temperature: float = 0.2
 
     def __call__(self, step: Step) -> Tensor:
@@ -54,6 +56,8 @@ class PredictedContrast(Term):
         projector: as it is now; a copy is held still.
         temperature: of the cosines.
     """
+
+    unmixed = True
 
     def __init__(self, projector: nn.Module, temperature: float = 0.2) -> None:
         self.projector, self.temperature = copy.deepcopy(projector).requires_grad_(False), temperature
@@ -80,7 +84,12 @@ def of_new(step: Step, each: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Transfer(Term):
-    """Merged features tell the new classes apart, and where they do so better than the branch alone, it follows them (eq. 7-9)."""
+    """Merged features tell the new classes apart, and where they do so better than the whole model, its newest branch follows them.
+
+    (Eq. 7-9, and the authors' code for the comparison.)
+    """
+
+    unmixed = True
 
     weight: float = 1.0
     """Of following, beside the classification of what is merged."""

@@ -55,7 +55,7 @@ def log_likelihood(logits: Tensor, uniform: Tensor) -> Tensor:
 
 
 def squared_length(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Squared length of the answer (Aljundi et al., ECCV 2018, eq. 5)."""
+    """Squared length of the answer (Aljundi et al., ECCV 2018, section 4.1)."""
     return logits.square().sum()
 
 
@@ -103,5 +103,5 @@ def enlarged(tensor: Tensor, shape: torch.Size) -> Tensor:
 
 
 def grown(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by name, each enlarged to the shape that the new one of its name has."""
-    return {name: enlarged(tensor, new[name].shape) for name, tensor in old.items()}
+    """Tensors by name, each enlarged to the shape that the new one of its name has; zeros for what came later."""
+    return {name: enlarged(old[name], tensor.shape) if name in old else torch.zeros_like(tensor) for name, tensor in new.items()}

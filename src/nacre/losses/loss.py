@@ -64,6 +64,8 @@ class Term(ABC):
 
     decodes: bool = False
     """Whether the step must hold a reconstruction."""
+    unmixed: bool = False
+    """Whether it takes `labels` for the whole truth, so that images must not be mixed."""
 
     @abstractmethod
     def __call__(self, step: Step) -> Tensor:
@@ -111,6 +113,11 @@ class Loss:
     def decodes(self) -> bool:
         """Whether any term looks at the reconstruction."""
         return any(weighted.term.decodes for weighted in self.terms.values())
+
+    @property
+    def unmixed(self) -> list[str]:
+        """Terms for which images must not be mixed."""
+        return [name for name, weighted in self.terms.items() if weighted.term.unmixed]
 
     def weight(self, name: str) -> float:
         """The weight of a term; 0 where there is none of that name."""

@@ -27,6 +27,8 @@ def head_of(step: Step) -> Turned:
 class TurnedCrossEntropy(Term):
     """Cross-entropy over all classes and turns (Zhu et al., CVPR 2021, eq. 4); the batch holds every image in four turns."""
 
+    unmixed = True
+
     temperature: float = 0.1
 
     def __call__(self, step: Step) -> Tensor:
@@ -92,6 +94,8 @@ class SelectedCrossEntropy(Term):
         prototypes: [K, D].
         temperature: of the logits.
     """
+
+    unmixed = True
 
     def __init__(self, prototypes: Tensor, temperature: float) -> None:
         self.prototypes, self.temperature = prototypes, temperature

@@ -24,6 +24,8 @@ def parts(step: Step) -> tuple[slice, slice]:
 class NewCrossEntropy(Term):
     """Cross-entropy of the new samples."""
 
+    unmixed = True
+
     present: bool = False
     """Among the classes that are present in the batch's new samples only (Caccia et al., ICLR 2022, eq. 4: ER-ACE)."""
 
@@ -40,6 +42,8 @@ class NewCrossEntropy(Term):
 @dataclass(frozen=True)
 class RememberedCrossEntropy(Term):
     """Cross-entropy over all classes of the remembered samples; of the second half of them where another term has the first."""
+
+    unmixed = True
 
     half: bool = False
 
@@ -58,6 +62,8 @@ class Dark(Term):
 
     Only classes that were known when the logits were stored count: heads grow here, where the paper's are there from the start.
     """
+
+    unmixed = True
 
     def __call__(self, step: Step) -> Tensor:
         """Mean over samples and known classes; 0 where nothing is remembered."""

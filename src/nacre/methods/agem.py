@@ -20,7 +20,8 @@ from nacre.training.phases import Fit, Phase, Remember
 class AGEM(Method):
     """Cross-entropy on the new images, whose gradient loses what would raise the loss of the remembered ones.
 
-    The paper's single pass is `optim.epochs=1`; its reference batch is as large as the batch of new images, as here.
+    The reference batch is as large as the batch of new images; the authors' is of 256 images beside ten new ones. Their single pass of
+    plain descent is `optim.epochs=1`, `optim.momentum=0` and `optim.weight_decay=0`: momentum and decay act on what was projected.
     """
 
     family = "weight regularization"

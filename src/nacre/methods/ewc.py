@@ -1,4 +1,4 @@
-"""Elastic weight consolidation (Kirkpatrick et al., PNAS 2017, eq. 3), and its online form (Schwarz et al., ICML 2018, eq. 9)."""
+"""Elastic weight consolidation (Kirkpatrick et al., PNAS 2017, eq. 3), and its online form (Schwarz et al., ICML 2018, eq. 8-9)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class EWC(Method):
         """Fit, then weigh the parameters; exemplars only where a budget is given."""
         spring = elastic(knowledge)
         loss = Loss(classification=classification(knowledge, stage))
-        loss = loss if spring is None else loss.adding(elastic=self.strength / 2 * spring)
+        stiffness = self.strength / 2 * (self.decay if self.online else 1.0)
+        loss = loss if spring is None else loss.adding(elastic=stiffness * spring)
         yield Fit(loss, seen_samples(knowledge, stage), knowledge.model, optim=self.optim_of(stage))
         yield Adjust("Fisher information", self.consolidate)
         yield Remember()
@@ -55,9 +56,9 @@ class EWC(Method):
         fisher = {name: value.clamp_max(self.limit) for name, value in fisher.items()}
         here = places(k.model)
         old, rest = (grown(below(kind, k.statistics), here) for kind in ("importance", "anchor"))
-        if old and self.online:
+        if self.online:
             fisher = {name: self.decay * old[name] + new for name, new in fisher.items()}
-        elif old:
+        else:
             both = {name: old[name] + new for name, new in fisher.items()}
             pulled = {name: old[name] * rest[name] + fisher[name] * here[name] for name in fisher}
             here = {name: torch.where(total > 0, pulled[name] / total.clamp_min(1e-30), here[name]) for name, total in both.items()}

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stage
-from nacre.methods.shared import base_fit, stage_features
+from nacre.methods.shared import base_fit, joined_means, stage_features
 from nacre.models.model import Model, build_model
 from nacre.models.readouts import Affine
 from nacre.seeds import derive
@@ -27,7 +27,7 @@ class FeTrIL(Method):
 
     family = "no exemplars"
     paper = "Petit et al., WACV 2023"
-    by_class = ("mean",)
+    by_class = ("count", "mean")
 
     strength: float = 1.0
     """C of the classifier, above 0."""
@@ -45,15 +45,11 @@ class FeTrIL(Method):
         """Fit the classifier, and remember the means of the classes at hand."""
         k, (found, labels) = work.knowledge, stage_features(work)
         found = F.normalize(found)
-        means = F.pad(old := k.statistics.get("mean", found.new_zeros(0, found.shape[1])), (0, 0, 0, work.stage.seen - len(old)))
-        there = labels.unique()
-        for label in there.tolist():
-            means[label] = found[labels == label].mean(0)
+        means, there = joined_means(k, found, labels, work.stage.seen).mean.to(found), labels.unique()
         absent = [label for label in range(work.stage.seen) if label not in there.tolist()]
-        moved = [translated(found, labels, means, label, there) for label in absent]
+        moved = [F.normalize(translated(found, labels, means, label, there)) for label in absent]
         x = torch.cat([found, *(features for features in moved)])
         y = torch.cat([labels, *(torch.full((len(part),), label, device=labels.device) for part, label in zip(moved, absent, strict=True))])
-        k.statistics["mean"] = means
         readout = k.model.readout
         assert isinstance(readout, Affine)
         readout.learn(*support_vectors(x, y, self.strength, derive(work.seed, "support vectors", work.stage.index)))

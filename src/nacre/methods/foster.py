@@ -13,7 +13,7 @@ from nacre.data.stream import Stage
 from nacre.losses.classification import BalancedCrossEntropy, Enhancement, effective_weights
 from nacre.losses.distillation import BalancedDistillation, Distillation
 from nacre.losses.loss import Loss
-from nacre.methods.shared import aligned, base_fit, becomes, expandable, first_branch, seen_samples
+from nacre.methods.shared import base_fit, becomes, expandable, first_branch, seen_samples
 from nacre.models.expandable import Expandable, Widening
 from nacre.models.model import Model
 from nacre.models.registry import backbone
@@ -56,7 +56,7 @@ class FOSTER(Method):
         head.resize(stage.seen, trunk.dim, stage.seen if stage.index else 0, trunk.width)
 
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
-        """Boost, align, compress, remember."""
+        """Boost, compress, remember."""
         data, optim = seen_samples(knowledge, stage), self.optim_of(stage)
         if stage.index == 0:
             yield from base_fit(self, knowledge, stage)
@@ -69,7 +69,6 @@ class FOSTER(Method):
             distillation=self.distillation * Distillation(self.temperature),
         )
         yield Fit(loss, data, knowledge.model, teacher=knowledge.teacher, optim=optim)
-        yield aligned(stage)
         student = first_branch(knowledge.model)
         loss = Loss(classification=BalancedDistillation(effective_weights(counts, self.compressing), self.temperature))
         yield Fit(loss, data, student, teacher=knowledge.model.frozen(), optim=self.compression or optim)

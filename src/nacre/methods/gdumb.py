@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+
 from nacre.data.memory import PerClass
 from nacre.data.stream import Stage
 from nacre.losses.classification import CrossEntropy
@@ -19,7 +21,8 @@ from nacre.training.phases import Fit, Phase, Remember
 class GDumb(Method):
     """A balanced store, and a network that is trained from fresh weights on nothing but it.
 
-    The paper stores at random (`--selection random`) and trains with CutMix (`--set augment.mix=cutmix`).
+    What is stored is drawn at random, whatever `--selection` says: a network with fresh weights has nothing to choose by. The paper
+    trains with CutMix (`--set augment.mix=cutmix`).
     """
 
     family = "replay"
@@ -33,5 +36,5 @@ class GDumb(Method):
 
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """Store, then fit."""
-        yield Remember()
+        yield Remember(worth=torch.rand(len(stage.train) + len(knowledge.memory)))
         yield Fit(Loss(classification=CrossEntropy()), knowledge.memory.samples(), knowledge.model, optim=self.optim_of(stage))

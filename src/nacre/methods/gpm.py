@@ -25,7 +25,8 @@ class GPM(Method):
     """Keep, for every layer, the space that its inputs span, and take it out of all later gradients (algorithm 1).
 
     After the first stage batch norms are held still and there is no weight decay, for both would move old answers. Labels are
-    compared among the new classes alone; the paper has a head per task.
+    compared among the new classes alone, so the head is left alone; the paper has a head per task. The authors raise the
+    threshold a little at every task.
     """
 
     family = "weight regularization"

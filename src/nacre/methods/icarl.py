@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from nacre.data.memory import PerClass
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stage
-from nacre.losses.classification import CrossEntropy
-from nacre.losses.distillation import Distillation
-from nacre.losses.loss import Loss
-from nacre.methods.shared import class_means, seen_samples
+from nacre.methods.shared import class_means, distilling_fit
 from nacre.models.heads import NearestMean
 from nacre.models.model import Model, build_model
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Method
-from nacre.training.phases import Fit, Phase, Remember
+from nacre.training.phases import Phase, Remember
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +40,6 @@ class ICaRL(Method):
 
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """Update the representation, construct the exemplar set, take its means."""
-        distilled = (self.weight if stage.known else 0.0) * Distillation(self.temperature)
-        loss = Loss(classification=CrossEntropy(), distillation=distilled)
-        yield Fit(loss, seen_samples(knowledge, stage), knowledge.model, teacher=knowledge.teacher, optim=self.optim_of(stage))
+        yield distilling_fit(knowledge, stage, self.temperature, self.optim_of(stage), weight=self.weight)
         yield Remember()
         yield class_means()

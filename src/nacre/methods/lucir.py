@@ -15,6 +15,7 @@ from nacre.losses.loss import Loss
 from nacre.methods.shared import new_means, seen_samples
 from nacre.models.backbones import signed
 from nacre.models.model import Model, build_model
+from nacre.training.gradients import HoldRows
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Method
 from nacre.training.phases import Adjust, Fit, Phase, Remember, Work
@@ -24,7 +25,8 @@ from nacre.training.phases import Adjust, Fit, Phase, Remember, Work
 class LUCIR(Method):
     """A cosine head, features held in their direction, and a margin between exemplars and new classes (eq. 3-9).
 
-    The paper ends with a class-balanced fine-tuning on ImageNet only; it is left out.
+    Rows of known classes stay where they are (section 3.3). The margin is taken in the mean over the rivals, as in the authors' code;
+    eq. 8 sums it. The paper ends with a class-balanced fine-tuning on ImageNet only; it is left out.
     """
 
     family = "representation"
@@ -54,10 +56,10 @@ class LUCIR(Method):
         if stage.known:
             if stage.new:
                 yield Adjust("imprint", self.imprint)
-            held = self.less_forget * sqrt(stage.known / max(1, len(stage.new))) * FeatureCosine()
-            loss = loss.adding(less_forget=held)
+            loss = loss.adding(less_forget=self.less_forget * sqrt(stage.known / max(1, len(stage.new))) * FeatureCosine())
             loss = loss.adding(ranking=self.ranking * MarginRanking(self.margin, self.nearest)) if stage.new else loss
-        yield Fit(loss, seen_samples(knowledge, stage), knowledge.model, teacher=knowledge.teacher, optim=self.optim_of(stage))
+        data, held = seen_samples(knowledge, stage), HoldRows(stage.first)
+        yield Fit(loss, data, knowledge.model, teacher=knowledge.teacher, optim=self.optim_of(stage), gradient=held)
         yield Remember()
 
     def imprint(self, work: Work) -> None:

@@ -2,10 +2,10 @@
 
 From the public abstract of patent application CN113222100A (Dai & Lin): in the first stage the loss sums, per image, a
 classification term and a reconstruction error term, and later stages go on so over their own group of images. The formulas
-are this project's own: with the fraction of variance unexplained FVU, weight w, and k = known / seen classes,
+are this project's own: with the fraction of variance unexplained FVU, weights w and d, and k = known / seen classes,
 
     stage 1:   CE + w FVU
-    stage t:   (1 - k) (CE + w FVU) + k KD
+    stage t:   CE + w FVU + d KD, or in the plain form (1 - k) (CE + w FVU) + k KD
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Reconstruction(Method):
 
     head: str = "cosine"
     decoding: Decoding | None = Decoding()
+    distillation: float | None = 1.0
+    """Weight d of the distillation beside classification; None: the plain form's shares."""
     temperature: float = 2.0
     """Of the distillation."""
 
@@ -46,7 +48,7 @@ class Reconstruction(Method):
 
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """One fit, the exemplars, their means."""
-        yield distilling_fit(knowledge, stage, self.temperature, self.optim_of(stage))
+        yield distilling_fit(knowledge, stage, self.temperature, self.optim_of(stage), weight=self.distillation)
         yield Remember()
         yield class_means()
 

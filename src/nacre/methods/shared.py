@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from nacre.models.adapters import Subspaces
 from nacre.models.expandable import Expandable, Widening
 from nacre.models.heads import HEADS, Head, NearestMean
 from nacre.models.model import Model
+from nacre.models.pretrained import begin
 from nacre.models.prompts import Prompted, Prompts, Staged
 from nacre.models.prototypes import Prototypes
 from nacre.models.registry import transformer
@@ -33,9 +35,10 @@ from nacre.training.phases import Adjust, Fit, Phase, Remember, Work
 
 
 def afresh(method: Method, knowledge: Knowledge, stage: Stage) -> None:
-    """Begin with fresh weights, but for the normalisation, and room for the stage's classes."""
+    """Begin with the weights a learner begins with, but for the normalisation, and room for the stage's classes."""
     old = knowledge.model
     knowledge.model = method.whole(old.spec)
+    begin(knowledge.model.backbone, method.backbone)
     knowledge.model.normalise = old.normalise
     knowledge.model.grow(stage.seen)
 
@@ -82,11 +85,12 @@ def keep(knowledge: Knowledge, weights: Mapping[str, Tensor], anchors: Mapping[s
         knowledge.statistics |= {f"{kind}/{name}": tensor for name, tensor in tensors.items()}
 
 
-def distilling_fit(knowledge: Knowledge, stage: Stage, temperature: float, optim: Optim, data: Samples | None = None) -> Fit:
+def distilling_fit(
+    knowledge: Knowledge, stage: Stage, temperature: float, optim: Optim, data: Samples | None = None, weight: float | None = None
+) -> Fit:
     """Classify new images and exemplars, and hold the known classes' logits near the teacher's.
 
-    (1 - k) classification + k distillation, k the share of known classes (Wu et al., CVPR 2019, eq. 4). Without exemplars no image of a
-    known class is at hand, so classification looks at the new classes' logits alone.
+    Without exemplars no image of a known class is at hand, so classification looks at the new classes' logits alone.
 
     Args:
         knowledge: whose model learns.
@@ -94,10 +98,13 @@ def distilling_fit(knowledge: Knowledge, stage: Stage, temperature: float, optim
         temperature: of the distillation.
         optim: how to descend.
         data: instead of new images and exemplars.
+        weight: of the distillation beside classification; None: (1 - k) classification + k distillation, k the share of known classes
+            (Wu et al., CVPR 2019, eq. 3).
     """
     data = seen_samples(knowledge, stage) if data is None else data
     share = stage.share_known
-    loss = Loss(classification=(1 - share) * classification(knowledge, stage), distillation=share * Distillation(temperature))
+    shares = (1 - share, share) if weight is None else (1.0, weight if stage.known else 0.0)
+    loss = Loss(classification=shares[0] * classification(knowledge, stage), distillation=shares[1] * Distillation(temperature))
     return Fit(loss, data, knowledge.model, teacher=knowledge.teacher, optim=optim)
 
 
@@ -172,6 +179,27 @@ def stage_features(work: Work) -> tuple[Tensor, Tensor]:
     """Features [n, D] and labels [n] of the stage's images, unaugmented, on the device."""
     found = features(work.knowledge.model, work.stage.train, work.runtime)
     return found, work.stage.train.labels.to(found.device)
+
+
+@dataclass(frozen=True)
+class ClassMeans:
+    """Counts [K] and means [K, D] of features by class, in float64: of earlier stages, and with the stage at hand."""
+
+    before: tuple[Tensor, Tensor]
+    count: Tensor
+    mean: Tensor
+
+
+def joined_means(knowledge: Knowledge, found: Tensor, labels: Tensor, seen: int) -> ClassMeans:
+    """Join features [n, D] with what the statistics `count` and `mean` hold, and keep the result there."""
+    k, x = knowledge.statistics, found.double()
+    count, mean = k.get("count", x.new_zeros(0)), k.get("mean", x.new_zeros(0, x.shape[1]))
+    count, mean = F.pad(count, (0, seen - len(count))), F.pad(mean, (0, 0, 0, seen - len(mean)))
+    member = F.one_hot(labels, seen).double()
+    both = count + member.sum(0)
+    joint = (count[:, None] * mean + member.T @ x) / both.clamp_min(1)[:, None]
+    k |= {"count": both, "mean": joint}
+    return ClassMeans((count, mean), both, joint)
 
 
 def learn_prototypes() -> Adjust:

@@ -17,7 +17,10 @@ from nacre.training.phases import Adjust, Fit, Phase, Remember, Work
 
 @dataclass(frozen=True, kw_only=True)
 class SI(Method):
-    """A spring at every parameter, as stiff as its steps lowered the loss, over the squared distance it went."""
+    """A spring at every parameter, as stiff as its steps lowered the loss, over the squared distance it went.
+
+    The sum over stages is kept from being negative, as in the authors' code.
+    """
 
     family = "weight regularization"
     paper = "Zenke et al., ICML 2017"
@@ -39,8 +42,8 @@ class SI(Method):
         def consolidate(work: Work) -> None:
             here = places(work.knowledge.model)
             old = grown(below("importance", work.knowledge.statistics), here)
-            found = {name: way.clamp_min(0) / ((here[name] - start[name]).square() + self.damping) for name, way in path.lengths().items()}
-            keep(work.knowledge, {name: old[name] + new if old else new for name, new in found.items()}, here)
+            found = {name: way / ((here[name] - start[name]).square() + self.damping) for name, way in path.lengths().items()}
+            keep(work.knowledge, {name: (old[name] + new).clamp_min(0) for name, new in found.items()}, here)
 
         yield Adjust("importance", consolidate)
         yield Remember()

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from nacre.data.stream import Stage
 from nacre.losses.classification import CrossEntropy
 from nacre.losses.loss import Loss
 from nacre.losses.prototypes import GaussianReplay
-from nacre.methods.shared import stage_features
+from nacre.methods.shared import joined_means, stage_features
 from nacre.models.pretrained import VIT
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Method
@@ -32,7 +31,7 @@ class SLCA(Method):
     family = "pre-trained"
     paper = "Zhang et al., ICCV 2023"
     needs = frozenset({"pre-training"})
-    by_class = ("mean", "covariance")
+    by_class = ("count", "mean", "covariance")
 
     backbone: str = VIT
     optim: Optim = Optim(lr=0.01, schedule="multi-step", milestones=(0.9,), epochs=20, batch=128)
@@ -51,7 +50,7 @@ class SLCA(Method):
         yield Fit(loss, stage.train, model, optim=self.optim_of(stage), pace={model.backbone: self.slow})
         yield Adjust("class statistics", measure)
         if stage.known:
-            means, covariance = knowledge.statistics["mean"], knowledge.statistics["covariance"]
+            means, covariance = knowledge.statistics["mean"].float(), knowledge.statistics["covariance"]
             factors = torch.linalg.cholesky(covariance.double()).float()
             each = math.ceil(self.drawn / math.ceil(len(stage.train) / self.balanced.batch))
             replay = GaussianReplay(means, factors, each, self.temperature, int(torch.randint(2**40, ())))
@@ -59,15 +58,14 @@ class SLCA(Method):
 
 
 def measure(work: Work, ridge: float = 1e-4) -> None:
-    """Mean and covariance of the features of every class at hand, with something on the diagonal that makes them definite."""
+    """Mean and covariance of every class at hand, over all samples of it so far; the diagonal gets what makes it definite."""
     statistics, (found, labels) = work.knowledge.statistics, stage_features(work)
-    dim, eye = found.shape[1], torch.eye(found.shape[1], device=found.device)
-    means, covariance = (statistics.get(name, found.new_zeros(0, *shape)) for name, shape in (("mean", [dim]), ("covariance", [dim, dim])))
-    more = work.stage.seen - len(means)
-    means, covariance = F.pad(means, (0, 0, 0, more)), torch.cat([covariance, eye.expand(more, dim, dim)])
+    eye, means = torch.eye(found.shape[1]).to(found), joined_means(work.knowledge, found, labels, work.stage.seen)
+    old = statistics.get("covariance", found.new_zeros(0, *eye.shape))
+    covariance = torch.cat([old, eye.expand(work.stage.seen - len(old), *eye.shape)])
     for label in labels.unique().tolist():
-        mine = found[labels == label]
-        means[label] = mine.mean(0)
-        centred = (mine - means[label]).double()
-        covariance[label] = (centred.T @ centred / max(1, len(mine) - 1)).float() + ridge * eye
-    statistics |= {"mean": means, "covariance": covariance}
+        count, gap = means.before[0][label], means.before[1][label] - means.mean[label]
+        centred = found[labels == label] - means.mean[label]
+        scatter = (count - 1).clamp_min(0) * covariance[label] + count * gap[:, None] * gap + centred.T @ centred
+        covariance[label] = (scatter / (means.count[label] - 1).clamp_min(1)).float() + ridge * eye
+    statistics["covariance"] = covariance

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch.nn import functional as F
 
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stage
-from nacre.methods.shared import base_fit, stage_features
+from nacre.methods.shared import base_fit, joined_means, stage_features
 from nacre.models.model import Model, build_model
 from nacre.models.readouts import Affine
 from nacre.training.knowledge import Knowledge
@@ -46,19 +45,14 @@ class SLDA(Method):
     def update(self, work: Work) -> None:
         """Join the stage's counts, means and scatter with the earlier, and solve."""
         k, (found, labels) = work.knowledge, stage_features(work)
-        dim, seen, x = found.shape[1], work.stage.seen, found.double()
-        count = F.pad(k.statistics.get("count", x.new_zeros(0)), (0, seen - len(k.statistics.get("count", ()))))
-        mean = k.statistics.get("mean", x.new_zeros(0, dim))
-        mean = F.pad(mean, (0, 0, 0, seen - len(mean)))
-        member = F.one_hot(labels, seen).double()
-        fresh = member.sum(0)
-        sums = member.T @ x
-        joint = (count[:, None] * mean + sums) / (count + fresh).clamp_min(1)[:, None]
-        gap, centred = mean - joint, x - joint[labels]
-        scatter = k.statistics.get("scatter", x.new_zeros(dim, dim)) + (count[:, None] * gap).T @ gap + centred.T @ centred
-        k.statistics |= {"count": count + fresh, "mean": joint, "scatter": scatter}
-        covariance = scatter / max(1.0, float((count + fresh).sum()) - 1)
-        eye = torch.eye(dim, dtype=torch.float64, device=x.device)
+        x, means = found.double(), joined_means(k, found, labels, work.stage.seen)
+        (count, mean), joint = means.before, means.mean
+        gap, centred, nothing = mean - joint, x - joint[labels], x.new_zeros(x.shape[1], x.shape[1])
+        scatter = k.statistics.get("scatter", nothing) + (count[:, None] * gap).T @ gap + centred.T @ centred
+        total = k.statistics.get("total", x.new_zeros(())) + len(x)  # of the scatter, which keeps what dropped classes gave
+        k.statistics |= {"scatter": scatter, "total": total}
+        covariance = scatter / (total - 1).clamp_min(1)
+        eye = torch.eye(len(scatter)).to(scatter)
         rows = torch.linalg.solve((1 - self.shrinkage) * covariance + self.shrinkage * eye, joint.T).T
         readout = k.model.readout
         assert isinstance(readout, Affine)

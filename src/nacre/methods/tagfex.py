@@ -26,6 +26,7 @@ class TagFex(Method):
     """A branch per stage as in DER, each guided by a net that learns from pairs of views alone, on and on.
 
     Classification + a auxiliary + (1 - k) contrast + k d distillation of the agnostic net + transfer, k the share of known classes.
+    The authors' projector is wider (2048, 1024).
     """
 
     family = "growing network"

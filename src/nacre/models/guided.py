@@ -113,7 +113,7 @@ class Merge(Growing):
         x = self.parts["norm"](own.flatten(2).transpose(1, 2))
         y = self.parts["guide_norm"](guide.flatten(2).transpose(1, 2))
         query, key, value = self.parts["query"](x), self.parts["key"](x), self.parts["value"](x)
-        key, value = key + self.parts["guide_key"](y), value + self.parts["guide_value"](y)
+        key, value = torch.cat([key, self.parts["guide_key"](y)], 1), torch.cat([value, self.parts["guide_value"](y)], 1)
         split = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)]
         merged = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
         logits: Tensor = self.parts["classifier"](merged.mean(1))

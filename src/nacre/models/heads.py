@@ -102,7 +102,7 @@ class Pair(nn.Module):
 
 
 class BiasCorrected(Head):
-    """An affine head whose logits of every stage's classes are corrected: alpha z + beta (Wu et al., CVPR 2019, eq. 2)."""
+    """An affine head whose logits of every stage's classes are corrected: alpha z + beta (Wu et al., CVPR 2019, eq. 4)."""
 
     def __init__(self, dim: int) -> None:
         Head.__init__(self, dim, bias=True)

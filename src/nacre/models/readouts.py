@@ -71,7 +71,7 @@ class Ridge(Growing):
 
     Args:
         dim: D.
-        width: E, of the expansion f(x B) with B drawn once from a normal distribution with variance 1 / D.
+        width: E, of the expansion f(x B), x of length one, with B drawn once from a normal distribution with variance 1 / D.
         gamma: of the ridge, above 0.
         activation: f, `relu` or `tanh`.
         basis: B [D, E] of another readout, to be shared; by default drawn from torch's generator.
@@ -202,7 +202,8 @@ class DualRidge(Growing):
     def __init__(self, dim: int, width: int, gamma: float, share: float) -> None:
         Growing.__init__(self)
         self.share = share
-        self.main = Ridge(dim, width, gamma, "relu")
+        # of deviation one, so that tanh sees enough to bend; at 1 / sqrt(D) it is next to linear, and the second stream idle
+        self.main = Ridge(dim, width, gamma, "relu", torch.randn(dim, width))
         self.compensation = Ridge(dim, width, gamma, "tanh", self.main.get_buffer("basis").clone())
 
     def size(self) -> list[int]:
@@ -246,55 +247,72 @@ class ClassCovariance(Growing):
     def __init__(self, dim: int, power: float = 0.5) -> None:
         Growing.__init__(self)
         self.dim, self.power = dim, power
-        self.table = Table(means=torch.empty(0, dim), precision=torch.empty(0, dim, dim))
+        self.table = self.empty(0)
+
+    def empty(self, classes: int) -> Table:
+        """By class: number of samples, mean, mean and covariance after the transformation, and what is multiplied by in the answer."""
+        vectors, matrices = torch.zeros(classes, self.dim), torch.zeros(classes, self.dim, self.dim)
+        return Table(count=torch.zeros(classes), means=vectors, centres=vectors.clone(), covariance=matrices, precision=matrices.clone())
 
     def size(self) -> list[int]:
         """[K]."""
         return [len(self.table.get_buffer("means"))]
 
     def numbers(self, *size: int) -> int:
-        """Means and covariances."""
-        return size[0] * (self.dim + self.dim**2)
+        """Counts, means and covariances."""
+        return size[0] * (1 + 2 * self.dim + 2 * self.dim**2)
 
     def resize(self, *size: int) -> None:
         """Make room for K classes, keeping those that are there."""
-        means, precision = self.table.get_buffer("means"), self.table.get_buffer("precision")
-        more = size[0] - len(means)
-        self.table = Table(means=F.pad(means, (0, 0, 0, more)), precision=F.pad(precision, (0, 0, 0, 0, 0, more)))
+        old, kept = dict(self.table.named_buffers()), min(size[0], *self.size())
+        self.table = self.empty(size[0]).to(old["means"].device)
+        for name, tensor in self.table.named_buffers():
+            tensor[:kept] = old[name][:kept]
 
     def select(self, classes: Tensor) -> None:
         """Keep means and covariances of these classes."""
         self.table = self.table.select(classes)
 
     def learn(self, label: int, features: Tensor, shrink: tuple[float, float]) -> None:
-        """Take mean and covariance of one class from its features [n, D].
+        """Join features [n, D] of one class with what is known of it.
 
         Args:
             label: of the class.
             features: of its images.
             shrink: how much of the mean variance is added to the diagonal, and of the mean covariance to the rest.
         """
-        x = tukey(features, self.power).double()
-        centred = x - x.mean(0)
-        covariance = centred.T @ centred / max(1, len(x) - 1)
-        eye = torch.eye(self.dim, dtype=torch.float64, device=x.device)
-        diagonal = covariance.diagonal().mean()
-        rest = (covariance.sum() - covariance.diagonal().sum()) / max(1, self.dim * (self.dim - 1))
-        covariance = covariance + shrink[0] * diagonal * eye + shrink[1] * rest * (1 - eye)
-        deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
-        correlation = covariance / deviation[:, None] / deviation[None]
-        self.table.get_buffer("means")[label] = x.mean(0).float()
-        self.table.get_buffer("precision")[label] = torch.linalg.pinv(correlation, hermitian=True).float()
+        table = {name: tensor[label] for name, tensor in self.table.named_buffers()}
+        x, raw, before = tukey(features, self.power).double(), features.double(), table["count"].double()
+        count = before + len(x)
+        centre = (before * table["centres"] + x.sum(0)) / count
+        gap, centred = table["centres"] - centre, x - centre
+        scatter = (before - 1).clamp_min(0) * table["covariance"] + before * gap[:, None] * gap + centred.T @ centred
+        found = {"means": (before * table["means"] + raw.sum(0)) / count, "centres": centre, "count": count}
+        found["covariance"] = scatter / (count - 1).clamp_min(1)
+        for name, value in {**found, "precision": precision(found["covariance"], shrink)}.items():
+            table[name].copy_(value)
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, K]: minus the squared Mahalanobis distance."""
-        means, precision = self.table.get_buffer("means"), self.table.get_buffer("precision")
+        means, matrices = tukey(self.table.get_buffer("means"), self.power), self.table.get_buffer("precision")
         x = F.normalize(tukey(features, self.power))
         distances = []
-        for mean, matrix in zip(F.normalize(means), precision, strict=True):  # [K, B, D, D] would not fit
+        for mean, matrix in zip(F.normalize(means), matrices, strict=True):  # [K, B, D, D] would not fit
             gap = x - mean
             distances.append(((gap @ matrix) * gap).sum(1))
         return -torch.stack(distances, 1) if distances else x.new_empty(len(x), 0)
+
+
+def precision(covariance: Tensor, shrink: tuple[float, float]) -> Tensor:
+    """The inverse of a covariance [D, D], shrunk and brought to a correlation; the unit matrix where nothing varies (one sample)."""
+    diagonal, eye = covariance.diagonal(), torch.eye(len(covariance)).to(covariance)
+    if diagonal.mean() < 1e-12:
+        return eye
+    rest = (covariance.sum() - diagonal.sum()) / max(1, len(eye) * (len(eye) - 1))
+    shrunk = covariance + shrink[0] * diagonal.mean() * eye + shrink[1] * rest * (1 - eye)
+    deviation = shrunk.diagonal().clamp_min(1e-12).sqrt()
+    inverse: Tensor = torch.linalg.pinv(shrunk / deviation[:, None] / deviation[None], hermitian=True)
+    return inverse
 
 
 def tukey(features: Tensor, power: float) -> Tensor:

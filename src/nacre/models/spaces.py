@@ -15,17 +15,17 @@ from nacre.models.model import Model
 
 
 def inputs(model: Model, images: Tensor) -> dict[str, Tensor]:
-    """What every convolution of the backbone and the head's rows see of normalised images: [D, n] by the name of the weight."""
+    """What every convolution of the backbone sees of normalised images: [D, n] by the name of its weight."""
     found: dict[str, Tensor] = {}
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda layer, given: found.update({f"{name}.weight": patches(layer, given[0])})
 
     hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in convolutions(model).items()]
-    out = model(images)
+    model(images)
     for hook in hooks:
         hook.remove()
-    return {**found, "head.rows.weight": out.features.T}
+    return found
 
 
 def convolutions(model: nn.Module) -> Mapping[str, nn.Conv2d]:

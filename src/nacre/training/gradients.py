@@ -24,6 +24,9 @@ from nacre.training.runtime import Runtime
 class Gradients(nn.Module, ABC):
     """Sees every step of a fit twice: when its gradients are there, and when it is done."""
 
+    unmixed: bool = False
+    """Whether it takes labels for the whole truth, so that images must not be mixed."""
+
     @abstractmethod
     def before(self, step: Step, runtime: Runtime) -> None:
         """The gradients are there, averaged over the processes; they may be changed."""
@@ -34,6 +37,8 @@ class Gradients(nn.Module, ABC):
 
 class NoConflict(Gradients):
     """Takes away what would raise the loss of the remembered samples (Chaudhry et al., ICLR 2019, eq. 11: A-GEM)."""
+
+    unmixed = True
 
     def before(self, step: Step, runtime: Runtime) -> None:
         """G - (g . r) / (r . r) r wherever g . r < 0, with r the gradient of the samples beside the batch."""
@@ -69,6 +74,24 @@ class Positive(Gradients):
         model.head.rows.weight.clamp_(min=0)
 
 
+class HoldRows(Gradients):
+    """Keeps the first classes' rows of a cosine head from turning; only their directions count.
+
+    Args:
+        classes: how many.
+    """
+
+    def __init__(self, classes: int) -> None:
+        nn.Module.__init__(self)
+        self.classes = classes
+
+    def before(self, step: Step, runtime: Runtime) -> None:
+        """No gradient for them; weight decay may shorten them."""
+        gradient = step.model.head.rows.weight.grad
+        if gradient is not None:
+            gradient[: self.classes * (len(gradient) // step.model.classes)] = 0
+
+
 class Sharpen(Gradients):
     """Makes gates ever more of a yes or a no over every epoch (Yan et al., CVPR 2021, section 3.4; Serra et al., ICML 2018, eq. 3-5).
 
@@ -100,7 +123,7 @@ class Sharpen(Gradients):
 
 
 class Project(Gradients):
-    """Keeps weights from moving within what earlier inputs of their layers span (Saha et al., ICLR 2021, eq. 8: GPM).
+    """Keeps weights from moving within what earlier inputs of their layers span (Saha et al., ICLR 2021, eq. 6-7: GPM).
 
     Args:
         bases: by parameter name, orthonormal columns [inputs, r] of the space that must not be touched.

@@ -56,7 +56,7 @@ class Decoding:
         return min(1.0, step.progress / self.warmup)
 
     def onto(self, phases: Iterator[Phase], knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
-        """The same phases, where every whole fit of the knowledge's model reconstructs too.
+        """The same phases, where every whole fit of a model with a decoder reconstructs too.
 
         The weight is relative to what the fit gives to classification, so the two keep their ratio when distillation
         takes its share.
@@ -65,7 +65,7 @@ class Decoding:
         term = StoppedReconstruction() if self.stopped else Reconstruction(other=self.target == "other")
         before = None if knowledge.teacher is None else knowledge.teacher.decoder
         for phase in phases:
-            if isinstance(phase, Fit) and phase.model is knowledge.model and phase.only is None:
+            if isinstance(phase, Fit) and phase.model.decoder is not None and phase.only is None:
                 share = phase.loss.weight("classification")
                 loss = phase.loss.adding(reconstruction=Weighted(term, wanted * share, self.ramp))
                 if before is not None and self.anchor:

@@ -156,6 +156,11 @@ class Fit(Phase):
         """Train, going on from the journal where it has a record of this fit."""
         if not len(self.data):
             raise NacreError(f"stage {work.stage.index + 1} has no image to train on: give every stage images.")
+        if work.augment.mix != "none" and (whole := self._unmixed()):
+            raise NacreError(
+                f"augment.mix is {work.augment.mix!r}, but this method's {' and '.join(whole)} can only be asked of whole images: "
+                "set augment.mix=none, or choose another method."
+            )
         with trainable(self.model, self.only, self.still) as parameters:
             pace = {parameter: share for part, share in self.pace.items() for parameter in part.parameters()}
             optimiser = self.optim.build(parameters, pace)
@@ -175,6 +180,11 @@ class Fit(Phase):
                     work.journal.save(work.phase, epoch + 1, lambda: fit_state(modules, optimiser), now=leaving)
                     if leaving:
                         raise Stopped
+
+    def _unmixed(self) -> list[str]:
+        """What of this fit takes an image's label for the whole truth."""
+        gradient = ["gradient"] if self.gradient is not None and self.gradient.unmixed else []
+        return self.loss.unmixed + gradient
 
     def _epoch(self, work: Work, deck: Deck, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], epoch: int) -> Row:
         """One pass; returns its line of the log, whose numbers reach the host only here, at its end."""
