@@ -32,12 +32,6 @@ def test_loop() -> None:
     assert found["peak_bytes"] > 0
 
 
-def test_digits() -> None:
-    (row,) = run("digits.py", "--methods", "finetune", "--seeds", "1", "--epochs", "1")["rows"]
-    assert row["method"] == "finetune"
-    assert 0 <= row["last"] <= 1
-
-
 @pytest.mark.slow
 def test_data() -> None:
     found = run("data.py", "--device", "cpu", "--precision", "fp32", "--images", "8", "--sizes", "64", "--steps", "1", "--rounds", "1")

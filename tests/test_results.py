@@ -14,7 +14,7 @@ from nacre.study import Store
 
 ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"^(nacre [^\n#]*--markdown)[^\n]*\n```\n\n((?:\|[^\n]*\n)+)", re.MULTILINE)
-PAGES = {path.name: TABLE.findall(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "docs").glob("*.md"))}
+PAGES = {path.name: TABLE.findall(path.read_text(encoding="utf-8")) for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 STUDIES = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.sqlite"))
 
 
