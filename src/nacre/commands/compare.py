@@ -52,6 +52,6 @@ def compare(
             print(compare_report.markdown(found))  # noqa: T201 - the answer
         else:
             wide = Console()
-            Console(width=None if wide.is_terminal else 140).print(comparison_table(found))
+            Console(width=None if wide.is_terminal else 400).print(comparison_table(found))
             if out is not None:
                 wide.print(f"report: {escape(str(out))}", highlight=False, soft_wrap=True)

@@ -234,7 +234,7 @@ def study(
             print(study_markdown(plan, entries))  # noqa: T201 - the answer
         else:
             wide = Console()
-            Console(width=None if wide.is_terminal else 140).print(study_table(plan, entries, []))
+            Console(width=None if wide.is_terminal else 400).print(study_table(plan, entries, []))
         if failed:
             raise NacreError("\n".join(f"{doing.trial.arm}, seed {doing.trial.seed}: {doing.error}" for doing in failed))
 
