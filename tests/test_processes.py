@@ -38,6 +38,7 @@ def run(launcher: list[str], *arguments: str) -> Any:
 # Few steps, because training is chaotic: rounding that differs in the last bit grows into another, equally good network.
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_matrix_of_one(tmp_path: Path) -> None:
     one = run([sys.executable], "--out", str(tmp_path / "one"))
     two = run([sys.executable], "--processes", "2", "--out", str(tmp_path / "two"))

@@ -99,6 +99,7 @@ def test_another_name_of_the_same_configuration_is_the_same_run(tmp_path: Path) 
     assert "little" not in study.trial("replay", "", 3).config
 
 
+@pytest.mark.slow
 def test_a_killed_study_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     path = written(tmp_path, STUDY.replace("epochs = 1", "epochs = 12", 1))
     command = [sys.executable, "-m", "nacre", "study", str(path), "--jobs", "2", "--threads", "1", "--arm", "replay"]
