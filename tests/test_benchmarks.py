@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from nacre.methods import METHODS
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -60,6 +62,13 @@ def test_methods() -> None:
     assert {name: 3 / rows[name]["expected"] for name in forwards} == pytest.approx(forwards, rel=0.01)
     assert rows["slda"]["expected"] is None
     assert rows["slda"]["memory"] is None
+
+
+@pytest.mark.slow
+def test_every_method() -> None:
+    rows = run("methods.py", "--backbone", "small", "--batch", "8", "--steps", "2", "--rounds", "1", "--no-memory")["rows"]
+    assert [row["method"] for row in rows] == [name for name, cls in METHODS.items() if "pre-training" not in cls.needs]
+    assert all(row["images_per_second"] > 0 for row in rows)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +22,7 @@ from nacre.errors import NacreError
 from nacre.losses.classification import CrossEntropy
 from nacre.losses.loss import Loss
 from nacre.losses.prototypes import GaussianReplay
-from nacre.methods import METHODS
+from nacre.methods import METHODS, slca
 from nacre.methods.aper import APER
 from nacre.methods.ease import EASE
 from nacre.methods.ranpac import RanPAC
@@ -272,6 +273,18 @@ def test_slca_keeps_mean_and_covariance_of_every_class(stream: Stream, runtime: 
         want = np.cov(x[y == label], rowvar=False) + 1e-4 * np.eye(64)
         np.testing.assert_allclose(statistics["covariance"][label], want, rtol=1e-3, atol=1e-6)
     assert all(torch.equal(tensor[:2], first[name]) for name, tensor in statistics.items())
+
+
+def test_slca_joins_further_samples_of_a_class_with_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = torch.randn(60, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64), torch.arange(60) % 2
+    knowledge: Any = SimpleNamespace(statistics={})
+    for part in (slice(0, 21), slice(21, 24), slice(24, 60)):
+        monkeypatch.setattr(slca, "stage_features", lambda work, part=part: (x[part].float(), y[part]))
+        slca.measure(SimpleNamespace(knowledge=knowledge, stage=SimpleNamespace(seen=2)), ridge=0.0)  # type: ignore[arg-type]
+    for label in range(2):
+        own = x[y == label].numpy()
+        np.testing.assert_allclose(knowledge.statistics["mean"][label], own.mean(0), atol=1e-6)
+        np.testing.assert_allclose(knowledge.statistics["covariance"][label], np.cov(own, rowvar=False), atol=1e-5)
 
 
 def test_drawn_features_have_their_classes_statistics_and_align_the_head_by_the_formula() -> None:

@@ -83,6 +83,16 @@ def test_a_wider_space_forgets_less(stream: Stream, runtime: Runtime) -> None:
     assert drift[1] < drift[0] / 2
 
 
+def test_gpm_has_no_space_for_the_head_whose_old_rows_rest(stream: Stream, runtime: Runtime) -> None:
+    learner = Learner(GPM(optim=QUICK, backbone="small"), stream.source.spec, runtime=runtime)
+    learner.learn(stream[0])
+    assert not [name for name in learner.knowledge.statistics if name.startswith("basis/head")]
+    before = [parameter.detach().clone() for parameter in learner.knowledge.model.head.parameters()]
+    learner.learn(stream[1])
+    for parameter, old in zip(learner.knowledge.model.head.parameters(), before, strict=True):
+        assert torch.equal(parameter[:2], old)
+
+
 def test_foster_terms_by_hand(stream: Stream, runtime: Runtime) -> None:
     weights = effective_weights(torch.tensor([1, 10, 100]), 0.9)
     raw = np.array([0.1 / (1 - 0.9**n) for n in (1, 10, 100)])

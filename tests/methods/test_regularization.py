@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -191,6 +192,39 @@ def test_the_spring_of_si_is_path_over_distance(stream: Stream, runtime: Runtime
     for name, end in anchored(learner.knowledge.model):
         want = paths[0][name].clamp_min(0) / ((end.detach() - starts[0][name]) ** 2 + 0.3)
         torch.testing.assert_close(learner.knowledge.statistics[f"importance/{name}"], want)
+
+
+def test_si_cuts_the_sum_over_stages_at_zero_not_each_stage(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    decaying = replace(QUICK, epochs=4, weight_decay=0.5)  # under plain descent every path would be positive
+    found: list[dict[str, Tensor]] = []
+    fit = Fit.run
+
+    def spied(self: Fit, work: Any) -> None:
+        start = {name: parameter.detach().clone() for name, parameter in anchored(self.model)}
+        fit(self, work)
+        paths = self.gradient.lengths()  # type: ignore[union-attr, operator]
+        found.append({name: paths[name] / ((end.detach() - start[name]) ** 2 + 0.1) for name, end in anchored(self.model)})
+
+    monkeypatch.setattr(Fit, "run", spied)
+    learner = learner_of(SI(optim=decaying, backbone="small"), stream, runtime, 2)
+    lowered = 0
+    for name, second in found[1].items():
+        if name.startswith("backbone."):
+            first = found[0][name].clamp_min(0)
+            torch.testing.assert_close(learner.knowledge.statistics[f"importance/{name}"], (first + second).clamp_min(0))
+            lowered += int(((second < 0) & (first > 0)).sum())
+    assert lowered > 100  # a stage that raised the loss takes stiffness away
+
+
+@pytest.mark.parametrize(("online", "weight"), [(False, 50.0), (True, 25.0)])
+def test_the_online_penalty_fades_as_its_stiffness_does(
+    stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, online: bool, weight: float
+) -> None:
+    weights: list[float] = []
+    fit = Fit.run
+    monkeypatch.setattr(Fit, "run", lambda self, work: (weights.append(self.loss.weight("elastic")), fit(self, work))[1])
+    learner_of(EWC(optim=QUICK, backbone="small", strength=100.0, online=online, decay=0.5), stream, runtime, 2)
+    assert weights == [0.0, weight]
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -157,6 +157,19 @@ def test_gdumb_learns_from_its_store_alone_and_afresh(stream: Stream, runtime: R
     assert int(before["backbone.stages.0.0.1.num_batches_tracked"]) == 0
 
 
+def test_gdumb_stores_at_random_whatever_the_selection(stream: Stream, runtime: Runtime) -> None:
+    stored = []
+    for selection in ("herding", "random"):
+        learner = Learner(
+            GDumb(optim=QUICK, backbone="small"), stream.source.spec, memory=PerClass(4), selection=selection, runtime=runtime
+        )
+        learner.learn(stream[0])
+        stored.append(learner.knowledge.memory.images)
+    assert torch.equal(*stored)
+    pixels = stream[0].train.pixels()
+    assert not any(torch.equal(pixels[start : start + 4], stored[0][:4]) for start in range(0, len(pixels), 4))
+
+
 def test_a_reservoir_takes_in_what_passed_and_keeps_every_image_equally_likely() -> None:
     labels = torch.tensor([0] * 30 + [1] * 10 + [0] * 4)  # forty new ones, and four remembered
     hits, seen_early = torch.zeros(40), 0

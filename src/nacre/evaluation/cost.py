@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterable
@@ -86,13 +87,13 @@ def carried(method: Method) -> int:
 
 
 def unfitted(learner: Learner, stage: Stage) -> list[Fit]:
-    """Do all of a stage but its fits; returns these."""
+    """Do all of a stage but its fits; returns these, with models as they were when their turn came."""
     fits = []
     with seeded(learner.seed, "unfitted", stage.index):
         learner.prepare(stage)
         for number, phase in enumerate(learner.method.lesson(learner.knowledge, stage)):
             if isinstance(phase, Fit):
-                fits.append(phase)
+                fits.append(copy.deepcopy(phase, {id(phase.data): phase.data}))
             else:
                 phase.run(Work(learner.runtime, learner.knowledge, stage, learner.spec.augment, learner.seed, number, Journal(), Watch()))
     return fits
