@@ -8,10 +8,12 @@ over all it does in the stage.
 What to expect follows from the fit alone, by one rule. Per image shown, a layer costs its multiplications once to go forward, once
 more where its weights learn, and once more where something before it learns. So frozen branches, frozen trunks and fits of a head
 alone cost their forward pass, and the decoder what its layers cost. A teacher costs its forward pass. `turns` shows everything four
-times. Rehearsal in a ratio shows so many images more; one that stands apart, for a gradient of its own, shows them to the model
-alone. Losses, gradients' treatment and heads are expected to cost nothing, so that their cost is what falls short.
+times, `views` so many times. Rehearsal in a ratio shows so many images more; one that stands apart, for a gradient of its own, shows
+them to the model alone. Losses, gradients' treatment and heads are expected to cost nothing, so that their cost is what falls short.
 
-Peak memory is the growth of a process of its own over the whole stage, over that of replay.
+Peak memory is the growth of a process of its own over the whole stage, over that of replay; the median of three processes counts.
+What to expect again follows from the fits: a layer that learns, or before which something learns, keeps what it is given and what it
+gives until the gradients are there. So a step holds that for every image that it shows at once, and the largest fit counts.
 
     python benchmarks/methods.py [--methods NAME ...] [--rounds N] [--json]
     python benchmarks/methods.py --bytes     writes the bytes that `nacre methods` shows
@@ -29,7 +31,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -87,6 +89,10 @@ class Rig:
         """Floating point operations that an image is expected to cost; None without a fit."""
         return sum(len(fit.data) * operations(fit) for fit in self.fits) / self.images if self.fits else None
 
+    def kept(self) -> float | None:
+        """Numbers that a step is expected to hold at most, over the images of a batch; None without a fit."""
+        return max((kept(fit) for fit in self.fits), default=None)
+
 
 def synchronise(runtime: Runtime) -> None:
     """Wait for the device."""
@@ -116,27 +122,54 @@ def stage(index: int, count: int, spec: ImageSpec) -> Stage:
     return Stage(index, classes.start, classes.stop, tuple(map(str, classes)), samples, samples.take(labels < 0))
 
 
+class Cost(NamedTuple):
+    """What an image costs on its way through a model, and back as far as something learns."""
+
+    operations: float
+    """Of floating point."""
+    kept: float
+    """Numbers held until the gradients are there."""
+
+
 def operations(fit: Fit) -> float:
     """Floating point operations that one image of a fit is expected to cost; see this module's rule."""
-    with trainable(fit.model, fit.only, fit.still):
-        learning = passes(fit.model, fit.loss.decodes)
     taught = 0.0
     if fit.teacher is not None:
         with torch.no_grad():
-            taught = passes(fit.teacher, False)
+            taught = cost(fit.teacher, False).operations
+    learning = learnt(fit).operations
+    joined, apart = shown(fit)
+    return joined * (learning + taught) + apart * learning
+
+
+def kept(fit: Fit) -> float:
+    """Numbers that a step of a fit is expected to hold at once, over the images of its batch; see this module's rule."""
+    return max(shown(fit)) * learnt(fit).kept
+
+
+def learnt(fit: Fit) -> Cost:
+    """Of a fit's model, as far as it learns there."""
+    with trainable(fit.model, fit.only, fit.still):
+        return cost(fit.model, fit.loss.decodes)
+
+
+def shown(fit: Fit) -> tuple[float, float]:
+    """How often a fit shows each of its images, rehearsal and turns included: in one batch, and apart from it."""
     rehearsal = fit.rehearsal if fit.rehearsal is not None and len(fit.rehearsal.samples) else None
-    joined, apart = (0, 0) if rehearsal is None else (0, rehearsal.ratio) if rehearsal.apart else (rehearsal.ratio, 0)
-    return (4 if fit.turns else 1) * ((1 + joined) * (learning + taught) + apart * learning)
+    ratio, apart = (0.0, False) if rehearsal is None else (rehearsal.ratio, rehearsal.apart)
+    turns = 4 if fit.turns else 1
+    return turns * (fit.views + ratio * (not apart)), turns * ratio * apart
 
 
-def passes(model: Model, decode: bool) -> float:
-    """Floating point operations of an image's way through a model, and back as far as something learns."""
-    spent: list[float] = []
+def cost(model: Model, decode: bool) -> Cost:
+    """Of one image."""
+    spent: list[Cost] = []
 
     def count(layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
         assert isinstance(layer.weight, Tensor)
         forward = 2 * out[0].numel() * layer.weight[0].numel()
-        spent.append(forward * (1 + out.requires_grad * (given[0].requires_grad + layer.weight.requires_grad)))
+        learns = given[0].requires_grad + layer.weight.requires_grad
+        spent.append(Cost(forward * (1 + out.requires_grad * learns), out.requires_grad * (given[0][0].numel() + out[0].numel())))
 
     layers = [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
@@ -144,7 +177,7 @@ def passes(model: Model, decode: bool) -> float:
     model(torch.zeros(2, *model.spec.shape, device=device), decode=decode)
     for hook in hooks:
         hook.remove()
-    return sum(spent)
+    return Cost(sum(one.operations for one in spent), sum(one.kept for one in spent))
 
 
 def runtime_of(options: argparse.Namespace) -> Runtime:
@@ -160,8 +193,7 @@ def measure(name: str, plain: Rig, options: argparse.Namespace) -> dict[str, Any
     mine = rig(name, plain.learner.runtime, options)
     turns = [(mine.seconds() / mine.images, plain.seconds() / plain.images) for _ in range(options.rounds + 1)][1:]  # the first warms up
     ratios = [other / own for own, other in turns]
-    cost, least = mine.operations(), plain.operations()
-    expected = None if cost is None or least is None else least / cost
+    expected, held = over(plain.operations(), mine.operations()), over(mine.kept(), plain.kept())
     ratio = median(ratios)
     return {
         "method": name,
@@ -171,7 +203,13 @@ def measure(name: str, plain: Rig, options: argparse.Namespace) -> dict[str, Any
         "most": max(ratios),
         "expected": expected,
         "shortfall": None if expected is None else 1 - ratio / expected,
+        "expected_memory": held,
     }
+
+
+def over(upper: float | None, lower: float | None) -> float | None:
+    """A ratio, where both are known."""
+    return None if upper is None or lower is None else upper / lower
 
 
 def growth(name: str, options: argparse.Namespace) -> int:
@@ -185,9 +223,9 @@ def growth(name: str, options: argparse.Namespace) -> int:
 
 
 def growth_elsewhere(name: str) -> int:
-    """The same in a process of its own, with the options of this one."""
-    done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--peak", name], capture_output=True, text=True, check=True)
-    return int(done.stdout)
+    """The same in processes of its own, with the options of this one."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--peak", name]
+    return median(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3))
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
@@ -204,6 +242,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "rows": rows,
         "short": [row["method"] for row in rows if row["shortfall"] is not None and row["shortfall"] > ALLOWED],
+        "heavy": [row["method"] for row in rows if (over(row["memory"], row["expected_memory"]) or 0) > 1 + ALLOWED],
         "replay_peak_bytes": peaks.get("replay"),
         "device": runtime.describe(),
         "precision": runtime.hardware.precision,
@@ -218,18 +257,20 @@ def show(found: dict[str, Any]) -> None:
     title = f"{found['backbone']}, {found['size']} x {found['size']} pixels, batch {found['batch']}"
     table = Table(title=title, box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("method", no_wrap=True)
-    for column in ("images/s", "ratio", "spread", "expected", "short", "memory"):
+    for column in ("images/s", "ratio", "spread", "expected", "short", "memory", "expected"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in found["rows"]:
         expected = ["-", "-"] if row["expected"] is None else [f"{row['expected']:.2f}", f"{100 * row['shortfall']:.0f} %"]
-        memory = "-" if row["memory"] is None else f"{row['memory']:.2f}"
+        memory = ["-" if value is None else f"{value:.2f}" for value in (row["memory"], row["expected_memory"])]
         span = f"{row['least']:.2f} - {row['most']:.2f}"
-        table.add_row(row["method"], f"{row['images_per_second']:,.0f}", f"{row['ratio']:.2f}", span, *expected, memory)
+        table.add_row(row["method"], f"{row['images_per_second']:,.0f}", f"{row['ratio']:.2f}", span, *expected, *memory)
     console = Console()
     console.print(table)
     console.print(f"{found['device']}, {found['precision']}, {found['layout']}; ratio and memory are over those of replay")
     short = ", ".join(found["short"]) or "none"
     console.print(f"slower by more than {100 * ALLOWED:.0f} % than their passes lead one to expect: {short}")
+    heavy = ", ".join(found["heavy"]) or "none"
+    console.print(f"heavier by more than {100 * ALLOWED:.0f} % than what their steps keep leads one to expect: {heavy}")
 
 
 def write_bytes() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from nacre.data.stream import Stage
 from nacre.losses.classification import CrossEntropy
 from nacre.losses.loss import Loss
-from nacre.models.spaces import inputs, widened
+from nacre.models.spaces import widen
 from nacre.seeds import generator
 from nacre.training.gradients import Project
 from nacre.training.inference import evaluating
@@ -56,8 +56,7 @@ class GPM(Method):
         """Join the space of this stage's inputs to that of the earlier ones, layer by layer."""
         k, draw = work.knowledge, generator(work.seed, "inputs", work.stage.index)
         some = work.stage.train.take(torch.randperm(len(work.stage.train), generator=draw)[: self.samples])
+        bases = below("basis", k.statistics)
         with evaluating(k.model):
-            seen = inputs(k.model, k.model.normalise(work.runtime.images(some.pixels())))
-        for name, columns in seen.items():
-            chosen = columns[:, torch.randperm(columns.shape[1], generator=draw)[: self.columns].to(columns.device)]
-            k.statistics[f"basis/{name}"] = widened(k.statistics.get(f"basis/{name}"), chosen.double(), self.threshold)
+            widen(bases, k.model, k.model.normalise(work.runtime.images(some.pixels())), self.threshold, self.columns, draw)
+        k.statistics |= {f"basis/{name}": basis for name, basis in bases.items()}

@@ -53,7 +53,7 @@ def classification(knowledge: Knowledge, stage: Stage) -> CrossEntropy:
     return CrossEntropy(first=0 if len(knowledge.memory) else stage.first)
 
 
-def importance_of(work: Work, outcome: Outcome, power: int, most: int, chunk: int = 32) -> dict[str, Tensor]:
+def importance_of(work: Work, outcome: Outcome, power: int, most: int, chunk: int = 16) -> dict[str, Tensor]:
     """Mean importance of every parameter over `most` of the stage's images, or over all of them where there are fewer."""
     model, train = work.knowledge.model, work.stage.train
     draw = generator(work.seed, "importance", work.stage.index)

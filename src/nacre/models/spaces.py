@@ -14,18 +14,29 @@ from torch.nn import functional as F
 from nacre.models.model import Model
 
 
-def inputs(model: Model, images: Tensor) -> dict[str, Tensor]:
-    """What every convolution of the backbone sees of normalised images: [D, n] by the name of its weight."""
-    found: dict[str, Tensor] = {}
+def widen(bases: dict[str, Tensor], model: Model, images: Tensor, threshold: float, most: int, draw: torch.Generator) -> None:
+    """Widen the space of every convolution of the backbone, by the name of its weight, by what it sees of normalised images.
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda layer, given: found.update({f"{name}.weight": patches(layer, given[0])})
+    Args:
+        bases: see `widened`; changed in place.
+        model: in inference form.
+        images: [B, C, H, W].
+        threshold: see `widened`.
+        most: places that are looked at per layer, at random.
+        draw: draws them.
+    """
 
-    hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in convolutions(model).items()]
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def look(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+            assert isinstance(layer, nn.Conv2d)
+            bases[name] = widened(bases.get(name), patches(layer, given[0], most, draw).double(), threshold)
+
+        return look
+
+    hooks = [layer.register_forward_pre_hook(watch(f"{name}.weight")) for name, layer in convolutions(model).items()]
     model(images)
     for hook in hooks:
         hook.remove()
-    return found
 
 
 def convolutions(model: nn.Module) -> Mapping[str, nn.Conv2d]:
@@ -33,11 +44,15 @@ def convolutions(model: nn.Module) -> Mapping[str, nn.Conv2d]:
     return {name: part for name, part in model.named_modules() if isinstance(part, nn.Conv2d) and name.startswith("backbone.")}
 
 
-def patches(layer: nn.Module, images: Tensor) -> Tensor:
-    """What a convolution sees of its input at every place: [inputs x kernel, places]."""
-    assert isinstance(layer, nn.Conv2d)
-    size, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
-    return F.unfold(images.float(), size, padding=padding, stride=stride).transpose(0, 1).flatten(1)
+def patches(layer: nn.Conv2d, images: Tensor, most: int, draw: torch.Generator) -> Tensor:
+    """What a convolution sees of its input [B, C, H, W] at `most` places at random, or at all: [inputs x kernel, places]."""
+    high, wide = layer.kernel_size
+    down, right = (int(pad) for pad in layer.padding)
+    padded = F.pad(images.float(), (right, right, down, down))
+    windows = padded.unfold(2, high, layer.stride[0]).unfold(3, wide, layer.stride[1])  # a view: [B, C, h, w, high, wide]
+    count, _, h, w = windows.shape[:4]
+    place = torch.randperm(count * h * w, generator=draw)[:most].to(images.device)
+    return windows[place // (h * w), :, place // w % h, place % w].flatten(1).T
 
 
 def widened(basis: Tensor | None, inputs: Tensor, threshold: float) -> Tensor:
@@ -52,9 +67,10 @@ def widened(basis: Tensor | None, inputs: Tensor, threshold: float) -> Tensor:
         Orthonormal columns [D, r + more], float32.
     """
     held = inputs.new_zeros(len(inputs), 0) if basis is None else basis.double()
-    rest = inputs - held @ (held.T @ inputs)
-    left, values, _ = torch.linalg.svd(rest, full_matrices=False)
     total = inputs.square().sum()
+    rest = inputs - held @ (held.T @ inputs)
+    # of its triangle, which has the same left vectors and no row per place
+    left, values, _ = torch.linalg.svd(torch.linalg.qr(rest.T, mode="r").R.T, full_matrices=False)
     share = (total - rest.square().sum() + torch.cat([values.new_zeros(1), values.square().cumsum(0)])) / total
     more = int((share < threshold - 1e-12).sum())
     more = min(more, len(inputs) - held.shape[1], int((values > 1e-9 * values.max().clamp_min(1e-30)).sum()))
