@@ -23,7 +23,8 @@ class PASS(Method):
     """Every quarter turn of a class is a class; a mean per class with noise stands for its images later.
 
     Images are square. The paper trains a ResNet-18 with attention; its Adam is AdamW here. At the rates of SGD the sharp softmax makes
-    all features vanish in the first steps.
+    all features vanish in the first steps. Distances to old features are averaged over the batch; the authors' code takes one norm
+    over all of it.
     """
 
     family = "no exemplars"

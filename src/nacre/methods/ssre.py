@@ -26,8 +26,8 @@ class SSRE(Method):
     """Learn new classes in 1x1 convolutions beside the old ones, fold them in, and distil what looks like an old class.
 
     After the first stage the main branch is held still while its sides learn (section 3.2); a sample counts for distillation by its
-    likeness to the nearest class mean and for classification by what is left of it (section 3.3). Of means no noise is drawn. AdamW
-    stands for the paper's Adam.
+    likeness to the nearest class mean and for classification by what is left of it (section 3.3). Of means no noise is drawn.
+    Distances to old features are averaged over the batch; the authors' code adds them up. AdamW stands for the paper's Adam.
     """
 
     family = "no exemplars"
