@@ -257,7 +257,7 @@ def show(found: dict[str, Any]) -> None:
     title = f"{found['backbone']}, {found['size']} x {found['size']} pixels, batch {found['batch']}"
     table = Table(title=title, box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("method", no_wrap=True)
-    for column in ("images/s", "ratio", "spread", "expected", "short", "memory", "expected"):
+    for column in ("images/s", "ratio", "spread", "expected", "short", "memory", "kept"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in found["rows"]:
         expected = ["-", "-"] if row["expected"] is None else [f"{row['expected']:.2f}", f"{100 * row['shortfall']:.0f} %"]
@@ -266,7 +266,7 @@ def show(found: dict[str, Any]) -> None:
         table.add_row(row["method"], f"{row['images_per_second']:,.0f}", f"{row['ratio']:.2f}", span, *expected, *memory)
     console = Console()
     console.print(table)
-    console.print(f"{found['device']}, {found['precision']}, {found['layout']}; ratio and memory are over those of replay")
+    console.print(f"{found['device']}, {found['precision']}, {found['layout']}; ratio, memory and kept are over those of replay")
     short = ", ".join(found["short"]) or "none"
     console.print(f"slower by more than {100 * ALLOWED:.0f} % than their passes lead one to expect: {short}")
     heavy = ", ".join(found["heavy"]) or "none"

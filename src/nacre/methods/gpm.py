@@ -11,7 +11,7 @@ from torch import nn
 from nacre.data.stream import Stage
 from nacre.losses.classification import CrossEntropy
 from nacre.losses.loss import Loss
-from nacre.models.spaces import widen
+from nacre.models.spaces import widen_spaces
 from nacre.seeds import generator
 from nacre.training.gradients import Project
 from nacre.training.inference import evaluating
@@ -58,5 +58,5 @@ class GPM(Method):
         some = work.stage.train.take(torch.randperm(len(work.stage.train), generator=draw)[: self.samples])
         bases = below("basis", k.statistics)
         with evaluating(k.model):
-            widen(bases, k.model, k.model.normalise(work.runtime.images(some.pixels())), self.threshold, self.columns, draw)
+            widen_spaces(bases, k.model, k.model.normalise(work.runtime.images(some.pixels())), self.threshold, self.columns, draw)
         k.statistics |= {f"basis/{name}": basis for name, basis in bases.items()}

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from nacre.models.model import Model
 
 
-def widen(bases: dict[str, Tensor], model: Model, images: Tensor, threshold: float, most: int, draw: torch.Generator) -> None:
+def widen_spaces(bases: dict[str, Tensor], model: Model, images: Tensor, threshold: float, most: int, draw: torch.Generator) -> None:
     """Widen the space of every convolution of the backbone, by the name of its weight, by what it sees of normalised images.
 
     Args:
