@@ -62,8 +62,8 @@ class PooledMaps(Term):
 
 def pooled(maps: Tensor) -> Tensor:
     """Squared maps [B, D, h, w] summed over columns and over rows, one vector of length one per image: [B, D (h + w)]."""
-    squared = maps.float().square()
-    return F.normalize(torch.cat([squared.sum(3).flatten(1), squared.sum(2).flatten(1)], 1))
+    squared = maps * maps  # unlike a power, it keeps nothing but the maps; sums count in fp32 without a copy of them being kept
+    return F.normalize(torch.cat([squared.sum(side, dtype=torch.float32).flatten(1) for side in (3, 2)], 1))
 
 
 class BalancedDistillation(Term):
