@@ -134,3 +134,16 @@ def test_auto_goes_by_the_longest_side(shape: tuple[int, int, int], kind: type) 
 def test_unknown_backbones_get_the_nearest_name() -> None:
     with pytest.raises(NacreError, match=r"unknown backbone 'resnet23'.*Did you mean 'resnet"):
         backbone("resnet23", ImageSpec((3, 32, 32)))
+
+
+def test_the_plain_shortcut_takes_every_other_pixel_and_keeps_the_memory_layout_both_ways() -> None:
+    images = torch.randn(2, 3, 7, 8).to(memory_format=torch.channels_last).requires_grad_()
+    out = Pad(2, 2)(images)
+    assert torch.equal(out[:, :3], images[:, :, ::2, ::2])
+    assert not out[:, 3:].any()
+    weights = torch.randn(out.shape).to(memory_format=torch.channels_last)
+    (gradient,) = torch.autograd.grad((out * weights).sum(), images)
+    expected = torch.zeros_like(images)
+    expected[:, :, ::2, ::2] = weights[:, :3]
+    assert torch.equal(gradient, expected)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
