@@ -85,6 +85,17 @@ def test_another_readout_and_another_baseline(study: Path) -> None:
     assert plain["measures"]["forgetting"]["values"] == pytest.approx([0.05] * 4)
 
 
+def test_some_arms_alone_are_a_family_of_their_own(study: Path) -> None:
+    found = json.loads(asked(study, "--json", "--arm", "better"))
+    (better,) = found["arms"]
+    told = better["measures"]["average_incremental"]
+    assert (better["arm"], told["adjusted"], found["left_out"]) == ("better", told["p"], [])
+    assert json.loads(asked(study, "--json", "--arm", "better", "--arm", "waiting"))["left_out"] == ["waiting"]
+    study.write_text(study.read_text().replace('method.name = "lwf"', 'method.name = "lwf"\nagainst = "better"'))
+    (better,) = json.loads(asked(study, "--json", "--arm", "better"))["arms"]  # which otherwise only serves as a baseline
+    assert (better["arm"], better["against"]) == ("better", "plain")
+
+
 def test_the_table_as_text_and_as_markdown(study: Path) -> None:
     text = asked(study)
     assert "better" in text
@@ -139,6 +150,8 @@ def test_runs_that_differ_in_more_than_the_method_are_no_pair(more: dict[str, An
     ("arguments", "says"),
     [
         (["--baseline", "bettr"], "Did you mean 'better'"),
+        (["--arm", "bettr"], "unknown arm 'bettr'"),
+        (["--arm", "plain"], "no arm has a run with a seed that plain has too"),
         (["--baseline", "waiting"], "no run of the baseline waiting is finished"),
         (["--readout", "nearest"], "has no readout 'nearest': it has head, linear"),
         (["--store", "nowhere.sqlite"], "nowhere.sqlite is not there"),

@@ -25,6 +25,8 @@ class Asked:
     """Of `nacre.evaluation.measures.MEASURES`."""
     readout: str = ""
     """Whose answers count; empty for those that each method declares."""
+    arms: tuple[str, ...] = ()
+    """Only these are compared, and Holm's correction counts no others; empty for all."""
 
     def __post_init__(self) -> None:
         for name in self.measures:
@@ -123,20 +125,23 @@ def compared(
         rows: their runs.
         baseline: of every arm that has none of its own.
         asked: what is compared.
-        own: baselines of some arms; arms that only serve as such are not compared themselves.
+        own: baselines of some arms; arms that only serve as such are not compared themselves unless they are asked for.
 
     Raises:
-        NacreError: no baseline has a run, or runs that should be pairs are not.
+        NacreError: an arm that is asked for is none, no baseline has a run, or runs that should be pairs are not.
     """
+    for name in asked.arms:
+        choose("arm", name, dict.fromkeys(arms))
     own = own or {}
     grounds = {baseline, *own.values()}
+    wanted = [arm for arm in asked.arms if arm != baseline] if asked.arms else [arm for arm in arms if arm not in grounds - own.keys()]
     ground = {(row.arm, row.data, row.seed): row for row in rows if row.arm in grounds}
     if not ground:
         raise NacreError(f"no run of the baseline {baseline} is finished: compute one, or name another with --baseline.")
     pairs: dict[tuple[str, str], list[tuple[Row, Row]]] = {}
     for row in rows:
         other = ground.get((own.get(row.arm, baseline), row.data, row.seed))
-        if other is not None and row.arm not in grounds - own.keys():
+        if other is not None and row.arm in wanted:
             pairs.setdefault((row.data, row.arm), []).append((row, other))
     for both in pairs.values():
         twice = [row.seed for row, _ in both]
@@ -145,7 +150,7 @@ def compared(
         for row, other in both:
             check(row, other)
     entries = [entry(arm, data, both, asked) for (data, arm), both in pairs.items()]
-    left_out = tuple(arm for arm in arms if arm not in grounds - own.keys() and not any(found.arm == arm for found in entries))
+    left_out = tuple(arm for arm in wanted if not any(found.arm == arm for found in entries))
     return Comparison(title, baseline, asked, tuple(corrected(entries)), left_out)
 
 
