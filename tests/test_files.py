@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from nacre import files
 from nacre.errors import NacreError
+from nacre.holding import beside, held
 
 
 def tensors() -> dict[str, Tensor]:
@@ -194,3 +198,29 @@ def test_a_place_that_cannot_be_written_is_one_message(tmp_path: Path, place: st
     with pytest.raises(NacreError, match="cannot write"):
         files.write(tmp_path / place, "text")
     assert not list(tmp_path.rglob("*.part"))
+
+
+DIES = """
+import os, pathlib, signal, sys
+from nacre import files, holding
+os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
+model = pathlib.Path(sys.argv[1])
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    "how", ["files.write(model, 'new')", "files.write(holding.former(model), 'old')", "holding.held(model).__enter__()"]
+)
+def test_what_a_killed_writer_had_begun_is_cleared_by_the_next(tmp_path: Path, how: str) -> None:
+    model = tmp_path / "m[1].nacre"
+    others = {"m[1].nacre", ".other.nacre.0123abcd.part", ".m1.nacre.0123abcd.part", ".m[1].nacre.mine.part"}
+    for name in others:
+        (tmp_path / name).write_text("whole")
+    killed = subprocess.run([sys.executable, "-c", DIES.format(how), model], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(set(tmp_path.glob(".*.part"))) == 4
+    with held(model):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} - {beside(model, "lock").name} == others
+    assert model.read_text() == "whole"

@@ -6,6 +6,7 @@ Tensors are safetensors files, whose reader runs no code; what nacre has to say 
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import math
@@ -25,6 +26,8 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What the system says where there is no room."""
 FORMAT = 1
 """Of nacre's tensor files; a reader refuses a newer one."""
+DRAFT = 4
+"""Random bytes in a draft's name."""
 
 
 class NoRoom(NacreError):  # noqa: N818 - a finding
@@ -46,7 +49,7 @@ def as_json(value: Any, indent: int | None = None) -> str:
 
 def write(path: Path, data: bytes | str) -> None:
     """Put `data` at `path`, so that at any moment of a crash the old or the new file is there, whole."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(DRAFT)}.part")
     try:
         with draft.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
@@ -66,7 +69,7 @@ def write(path: Path, data: bytes | str) -> None:
 
 def duplicate(path: Path, twin: Path) -> None:
     """Put a second name, or where the system has no links a copy, of a file at `twin`, whole at any moment."""
-    draft = twin.with_name(f".{twin.name}.{secrets.token_hex(4)}.part")
+    draft = twin.with_name(f".{twin.name}.{secrets.token_hex(DRAFT)}.part")
     try:
         os.link(path, draft)
         draft.replace(twin)
@@ -75,6 +78,13 @@ def duplicate(path: Path, twin: Path) -> None:
         draft.unlink(missing_ok=True)
         write(twin, path.read_bytes())
     sync(twin.parent)
+
+
+def sweep(path: Path) -> None:
+    """Remove the drafts of a file that killed processes left. Only who alone may write the file may do so."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 2 * DRAFT}.part"):
+        with suppress(OSError):
+            draft.unlink()
 
 
 def sync(folder: Path) -> None:

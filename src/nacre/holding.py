@@ -21,9 +21,14 @@ def beside(path: Path, ending: str) -> Path:
     return path.with_name(f".{path.name}.{ending}")
 
 
+def former(path: Path) -> Path:
+    """Where the model as it was before a change is kept."""
+    return path.with_name(f"{path.name}.prev")
+
+
 @contextmanager
 def held(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Be the only one who changes a model file.
+    """Be the only one who changes a model file, and clear what killed ones had begun to write beside it.
 
     Args:
         path: of the model, which need not be there yet.
@@ -36,6 +41,8 @@ def held(path: Path, *, wait: bool = False) -> Iterator[None]:
         raise NacreError(f"no folder {path.parent}: make it, or give a place for the model that is there.")
     try:
         with FileLock(beside(path, "lock"), timeout=-1 if wait else 0):
+            for file in (path, former(path), beside(path, "holder")):
+                files.sweep(file)
             files.write(beside(path, "holder"), json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
             try:
                 yield

@@ -29,7 +29,7 @@ from nacre.data.stream import Stage, relabelled
 from nacre.errors import NacreError
 from nacre.evaluation import novelty, panel
 from nacre.experiment import Experiment
-from nacre.holding import beside, held
+from nacre.holding import beside, former, held
 from nacre.seeds import derive, seeded
 from nacre.training.inference import logits
 from nacre.training.journal import Journal
@@ -176,7 +176,7 @@ class Lesson:
             "seconds": round(outcome.seconds, 1),
         }
         if previous and self.path.exists():
-            files.duplicate(self.path, self.path.with_name(f"{self.path.name}.prev"))
+            files.duplicate(self.path, former(self.path))
         self.more = {**self.more, "lessons": [*self.more.get("lessons", []), record]}
         modelfile.save(self.path, self.learner, self.more)
 
@@ -261,7 +261,7 @@ def rewritten(path: Path, change: Callable[[Learner], T], what: str, *, wait: bo
         said, was = change(learner), path.stat().st_size
         record = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "change": what}
         if previous:
-            files.duplicate(path, path.with_name(f"{path.name}.prev"))
+            files.duplicate(path, former(path))
         modelfile.save(path, learner, {**more, "lessons": [*more.get("lessons", []), record]})
         return said, was, path.stat().st_size
 
