@@ -14,7 +14,8 @@ them to the model alone. Losses, gradients' treatment and heads are expected to 
 Peak memory is the growth of a process of its own over the whole stage, over that of replay; the median of three processes counts,
 whose allocator gives large blocks back.
 What to expect again follows from the fits: a layer that learns, or before which something learns, keeps what it is given and what it
-gives until the gradients are there. So a step holds that for every image that it shows at once, and the largest fit counts.
+gives until the gradients are there. So a step holds that for every image that it shows at once, and the largest fit counts. Beside it
+are the weights of all models of the fits, and a gradient and a momentum for every weight that learns.
 
     python benchmarks/methods.py [--methods NAME ...] [--rounds N] [--json]
     python benchmarks/methods.py --bytes     writes the bytes that `nacre methods` shows
@@ -58,6 +59,8 @@ from nacre.training.speed import settle
 CLASSES = 4
 """Of each stage."""
 FROM_SCRATCH = [name for name, cls in METHODS.items() if "pre-training" not in cls.needs]
+WIDE = 4
+"""Bytes of a weight, a gradient, a momentum."""
 ALLOWED = 0.15
 """By so much a method may fall short of what is expected."""
 
@@ -91,9 +94,14 @@ class Rig:
         """Floating point operations that an image is expected to cost; None without a fit."""
         return sum(len(fit.data) * operations(fit) for fit in self.fits) / self.images if self.fits else None
 
-    def kept(self) -> float | None:
-        """Numbers that a step is expected to hold at most, over the images of a batch; None without a fit."""
-        return max((kept(fit) for fit in self.fits), default=None)
+    def held(self) -> float | None:
+        """Bytes that a step is expected to hold at most; None without a fit."""
+        if not self.fits:
+            return None
+        wide = 2 if self.learner.runtime.hardware.precision == "bf16" else WIDE
+        models = [model for fit in self.fits for model in (fit.model, fit.teacher) if model is not None]
+        weights = {id(weight): weight.numel() for model in models for weight in model.parameters()}
+        return WIDE * sum(weights.values()) + max(wide * fit.optim.batch * kept(fit) + 2 * WIDE * learning(fit) for fit in self.fits)
 
 
 def synchronise(runtime: Runtime) -> None:
@@ -145,8 +153,14 @@ def operations(fit: Fit) -> float:
 
 
 def kept(fit: Fit) -> float:
-    """Numbers that a step of a fit is expected to hold at once, over the images of its batch; see this module's rule."""
+    """Numbers that a step of a fit is expected to hold for its gradients, per image of a batch; see this module's rule."""
     return max(shown(fit)) * learnt(fit).kept
+
+
+def learning(fit: Fit) -> int:
+    """How many numbers a fit learns."""
+    with trainable(fit.model, fit.only, fit.still):
+        return sum(weight.numel() for weight in fit.model.parameters() if weight.requires_grad)
 
 
 def learnt(fit: Fit) -> Cost:
@@ -184,7 +198,7 @@ def cost(model: Model, decode: bool) -> Cost:
 
 def runtime_of(options: argparse.Namespace) -> Runtime:
     """The hardware, with what `auto` means on it."""
-    runtime = Runtime(Hardware(device=options.device, precision=options.precision, threads=options.threads))
+    runtime = Runtime(Hardware(device=options.device, precision=options.precision, layout=options.layout, threads=options.threads))
     blank = METHODS["replay"](backbone=options.backbone).whole(ImageSpec((3, options.size, options.size)))
     settle(runtime, blank, options.batch)
     return runtime
@@ -195,7 +209,7 @@ def measure(name: str, plain: Rig, options: argparse.Namespace) -> dict[str, Any
     mine = rig(name, plain.learner.runtime, options)
     turns = [(mine.seconds() / mine.images, plain.seconds() / plain.images) for _ in range(options.rounds + 1)][1:]  # the first warms up
     ratios = [other / own for own, other in turns]
-    expected, held = over(plain.operations(), mine.operations()), over(mine.kept(), plain.kept())
+    expected, memory = over(plain.operations(), mine.operations()), over(mine.held(), plain.held())
     ratio = median(ratios)
     return {
         "method": name,
@@ -205,7 +219,7 @@ def measure(name: str, plain: Rig, options: argparse.Namespace) -> dict[str, Any
         "most": max(ratios),
         "expected": expected,
         "shortfall": None if expected is None else 1 - ratio / expected,
-        "expected_memory": held,
+        "expected_memory": memory,
     }
 
 
@@ -224,13 +238,14 @@ def growth(name: str, options: argparse.Namespace) -> int:
     return runtime.peak_bytes() - before
 
 
-def growth_elsewhere(name: str) -> int:
-    """The same in processes of its own, with the options of this one.
+def growth_elsewhere(name: str, hardware: Hardware) -> int:
+    """The same in processes of its own, with the options of this one, and what it has found to be fastest.
 
     Large blocks go back to the system when they are freed, so that the peak is what was held at once, and not also what the allocator
     could not fill again: with glibc's own moving threshold that is up to a quarter more, by the order in which sizes come.
     """
-    command = [sys.executable, __file__, *sys.argv[1:], "--peak", name]
+    found = ["--precision", hardware.precision, "--layout", hardware.layout]
+    command = [sys.executable, __file__, *sys.argv[1:], *found, "--peak", name]
     plain = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     return median(int(subprocess.run(command, env=plain, capture_output=True, text=True, check=True).stdout) for _ in range(3))
 
@@ -241,7 +256,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     follow = partial(track, console=Console(stderr=True), transient=True)
     peaks: dict[str, int] = {}
     if options.memory:
-        peaks = {name: growth_elsewhere(name) for name in follow(dict.fromkeys(["replay", *options.methods]), "memory")}
+        peaks = {name: growth_elsewhere(name, runtime.hardware) for name in follow(dict.fromkeys(["replay", *options.methods]), "memory")}
     plain = rig("replay", runtime, options)
     rows = [measure(name, plain, options) for name in follow(options.methods, "speed")]
     for row in rows:
@@ -264,7 +279,7 @@ def show(found: dict[str, Any]) -> None:
     title = f"{found['backbone']}, {found['size']} x {found['size']} pixels, batch {found['batch']}"
     table = Table(title=title, box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("method", no_wrap=True)
-    for column in ("images/s", "ratio", "spread", "expected", "short", "memory", "kept"):
+    for column in ("images/s", "ratio", "spread", "expected", "short", "memory", "expected"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in found["rows"]:
         expected = ["-", "-"] if row["expected"] is None else [f"{row['expected']:.2f}", f"{100 * row['shortfall']:.0f} %"]
@@ -273,11 +288,11 @@ def show(found: dict[str, Any]) -> None:
         table.add_row(row["method"], f"{row['images_per_second']:,.0f}", f"{row['ratio']:.2f}", span, *expected, *memory)
     console = Console()
     console.print(table)
-    console.print(f"{found['device']}, {found['precision']}, {found['layout']}; ratio, memory and kept are over those of replay")
+    console.print(f"{found['device']}, {found['precision']}, {found['layout']}; ratio, memory and expectations are over those of replay")
     short = ", ".join(found["short"]) or "none"
     console.print(f"slower by more than {100 * ALLOWED:.0f} % than their passes lead one to expect: {short}")
     heavy = ", ".join(found["heavy"]) or "none"
-    console.print(f"heavier by more than {100 * ALLOWED:.0f} % than what their steps keep leads one to expect: {heavy}")
+    console.print(f"heavier by more than {100 * ALLOWED:.0f} % than what their steps hold leads one to expect: {heavy}")
 
 
 def write_bytes() -> None:
@@ -304,6 +319,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--layout", default="auto")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="peak memory too")
     parser.add_argument("--peak", choices=FROM_SCRATCH, help=argparse.SUPPRESS)
     options = parser.parse_args()
