@@ -143,6 +143,20 @@ def test_a_stiff_spring_holds_what_a_loose_one_lets_go(stream: Stream, runtime: 
     assert moved(5000.0) < 0.8 * moved(0.0)
 
 
+def test_no_spring_of_mas_throws_weights_about(stream: Stream, runtime: Runtime) -> None:
+    # the stiffest that counts brings a weight to rest in one step of plain descent, so that only the last step's move is left
+    learner = Learner(MAS(optim=QUICK, backbone="small", strength=1e8), stream.source.spec, runtime=runtime)
+    learner.learn(stream[0])
+    weights, anchors = (below(kind, learner.knowledge.statistics) for kind in ("importance", "anchor"))
+    learner.learn(stream[1])
+    here = dict(anchored(learner.knowledge.model))
+    held = {name: weights[name] > 1 / (2 * 1e8 * QUICK.lr) for name in anchors}
+    moves = torch.cat([(here[n][: len(anchors[n])] - anchors[n])[held[n]].abs() for n in anchors])
+    assert len(moves) > 1000
+    assert float(moves.max()) < 10 * QUICK.lr  # as far as a gradient of 10 moves it
+    assert float(moves.median()) < 0.1 * QUICK.lr
+
+
 def test_the_elastic_terms_pull_is_its_gradient(model: Model, stream: Stream) -> None:
     weights = {name: torch.rand_like(parameter) for name, parameter in anchored(model)}
     anchors = {name: parameter.detach() + 0.1 for name, parameter in anchored(model)}

@@ -18,7 +18,8 @@ from nacre.training.phases import Adjust, Fit, Phase, Remember, Work
 class MAS(Method):
     """A spring at every parameter, as stiff as the answer's squared length is sensitive to it; labels do not count.
 
-    The paper adds up importance over stages; here it fades by `share`, as in the field's class-incremental survey.
+    The paper adds up importance over stages; here it fades by `share`, as in the field's class-incremental survey. And no spring counts
+    for stiffer than one that a step at the stage's highest rate brings to rest: it would throw its weight about ever farther.
     """
 
     family = "weight regularization"
@@ -34,10 +35,11 @@ class MAS(Method):
 
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """Fit, then weigh the parameters; exemplars only where a budget is given."""
-        spring = elastic(knowledge)
+        optim = self.optim_of(stage)
+        spring = elastic(knowledge, 1 / (2 * self.strength * optim.lr) if self.strength else 0.0)
         loss = Loss(classification=classification(knowledge, stage))
         loss = loss if spring is None else loss.adding(elastic=self.strength * spring)
-        yield Fit(loss, seen_samples(knowledge, stage), knowledge.model, optim=self.optim_of(stage))
+        yield Fit(loss, seen_samples(knowledge, stage), knowledge.model, optim=optim)
         yield Adjust("importance", self.consolidate)
         yield Remember()
 

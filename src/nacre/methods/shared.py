@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -73,10 +74,10 @@ def places(model: Model) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in anchored(model)}
 
 
-def elastic(knowledge: Knowledge) -> Elastic | None:
-    """The term that holds what earlier stages found important; None in the first stage."""
+def elastic(knowledge: Knowledge, most: float = math.inf) -> Elastic | None:
+    """The term that holds what earlier stages found important, as far as `most`; None in the first stage."""
     weights, anchors = below("importance", knowledge.statistics), below("anchor", knowledge.statistics)
-    return Elastic(weights, anchors) if anchors else None
+    return Elastic({name: weight.clamp_max(most) for name, weight in weights.items()}, anchors) if anchors else None
 
 
 def keep(knowledge: Knowledge, weights: Mapping[str, Tensor], anchors: Mapping[str, Tensor]) -> None:
