@@ -15,7 +15,8 @@ Peak memory is the growth of a process of its own over the whole stage, over tha
 whose allocator gives large blocks back.
 What to expect again follows from the fits: a layer that learns, or before which something learns, keeps what it is given and what it
 gives until the gradients are there. So a step holds that for every image that it shows at once, and the largest fit counts. Beside it
-are the weights of all models of the fits, and a gradient and a momentum for every weight that learns.
+are the weights of all models of the fits, a gradient and a momentum for every weight that learns, and the statistics that a method
+carries from stage to stage.
 
     python benchmarks/methods.py [--methods NAME ...] [--rounds N] [--json]
     python benchmarks/methods.py --bytes     writes the bytes that `nacre methods` shows
@@ -101,7 +102,8 @@ class Rig:
         wide = 2 if self.learner.runtime.hardware.precision == "bf16" else WIDE
         models = [model for fit in self.fits for model in (fit.model, fit.teacher) if model is not None]
         weights = {id(weight): weight.numel() for model in models for weight in model.parameters()}
-        return WIDE * sum(weights.values()) + max(wide * fit.optim.batch * kept(fit) + 2 * WIDE * learning(fit) for fit in self.fits)
+        still = WIDE * sum(weights.values()) + sum(tensor.nbytes for tensor in self.learner.knowledge.statistics.values())
+        return still + max(wide * fit.optim.batch * kept(fit) + 2 * WIDE * learning(fit) for fit in self.fits)
 
 
 def synchronise(runtime: Runtime) -> None:
