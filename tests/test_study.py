@@ -85,9 +85,9 @@ def test_a_study_computes_every_arm_and_seed_once(tmp_path: Path) -> None:
     assert sqlite3.connect(study.store).execute("select key, finished from runs").fetchall() == before
 
     code, output = told(str(path), "--show", "--markdown")
-    average = sum(100 * row.number("average_incremental") for row in rows if row.arm == "replay") / 2
+    average, last = (sum(100 * row.number(name) for row in rows if row.arm == "replay") / 2 for name in ("average_incremental", "last"))
     line = next(line for line in output.splitlines() if line.startswith("| `replay`"))
-    assert f"| 50.0 | {average - 50:+.1f} |" in line
+    assert f"| 50.0/40.0 | {average - 50:+.1f}/{last - 40:+.1f} |" in line
     assert f"{average:.1f} ±" in line
 
 
@@ -212,13 +212,18 @@ def test_what_was_published_is_shown_and_what_was_not_run_is_not(tmp_path: Path)
     assert code == 0, output
     heads, *rows = (line.split() for line in output.splitlines() if line.strip())
     assert heads == ["arm", "runs", "average", "last", "forgetting", "probe", "seconds", "carried", "published", "difference"]
-    assert rows[:2] == [["replay", "0/2", *"------", "50.0", "-"], ["told", "0/2", *"------", "61.2", "-"]]
-    assert "published, told: somebody, ResNet-18" in output
+    assert rows[:2] == [["replay", "0/2", *"------", "50.0/40.0", "-"], ["told", "0/2", *"------", "61.2", "-"]]
+    assert "published average, told: somebody, ResNet-18" in output
+    assert "published average/last, replay: nobody" in output
     assert [path.name for path in tmp_path.iterdir()] == ["little.toml"]  # showing makes no file
     code, output = told(str(path), "--show", "--markdown", "--arm", "told")
-    assert output.splitlines()[2:] == ["| `told` | 0 | - | - | - | - | - | - | 61.2 | - |", "", "published, told: somebody, ResNet-18."]
+    assert output.splitlines()[2:] == [
+        "| `told` | 0 | - | - | - | - | - | - | 61.2 | - |",
+        "",
+        "published average, told: somebody, ResNet-18.",
+    ]
     entry = json.loads(told(str(path), "--show", "--json")[1])["arms"][0]
-    assert (entry["runs"], entry["average_incremental"], entry["difference"]) == (0, [None, None], None)
+    assert (entry["runs"], entry["average_incremental"], entry["difference"]) == (0, [None, None], {"average": None, "last": None})
 
 
 def test_spread_leaves_out_what_is_no_number() -> None:

@@ -253,8 +253,8 @@ def table(study: Study, rows: Sequence[Row]) -> list[dict[str, Any]]:
 
     Returns:
         By entry: `arm`, `data`, `runs`; of every number in `NUMBERS` a pair of mean and sample standard deviation, nan for a single
-        run, both nan for none; `published` and `difference` (points of average incremental accuracy, nan where nothing was run) where
-        the study names what was published.
+        run, both nan for none; `published` and `difference` (points of average incremental and of last accuracy, as far as they
+        were published; nan where nothing was run) where the study names what was published.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -268,8 +268,9 @@ def table(study: Study, rows: Sequence[Row]) -> list[dict[str, Any]]:
             numbers = {name: spread([row.number(name) for row in mine]) for name in NUMBERS}
             entry: dict[str, Any] = {"arm": arm, "data": data, "runs": len(mine), **numbers}
             if arm in study.published:
-                entry["published"] = study.published[arm]
-                entry["difference"] = 100 * numbers["average_incremental"][0] - study.published[arm]["average"]
+                given = entry["published"] = study.published[arm]
+                ours = {"average": numbers["average_incremental"][0], "last": numbers["last"][0]}
+                entry["difference"] = {name: 100 * value - given[name] for name, value in ours.items() if name in given}
             found.append(entry)
     return found
 

@@ -193,21 +193,24 @@ def study_heads(study: Study) -> list[str]:
 
 
 def study_cells(study: Study, entry: dict[str, Any]) -> list[str]:
-    """What stands below the heads from `average` on; a dash for what was not run or not published."""
+    """What stands below the heads from `average` on; a dash for what was not run or not published; published average/last."""
     cells = [points(entry[name]) for name in ("average_incremental", "last", "forgetting", "probe")]
     cells += [f"{entry['seconds'][0]:,.0f}", bytes_text(entry["carried_bytes"][0])] if entry["runs"] else ["-", "-"]
     if study.published:
-        given, difference = entry.get("published"), entry.get("difference", float("nan"))
-        cells += ["-" if given is None else f"{given['average']:.1f}", "-" if difference != difference else f"{difference:+.1f}"]
+        difference = entry.get("difference", {})
+        given = [f"{entry['published'][name]:.1f}" for name in difference]
+        apart = [f"{points:+.1f}" for points in difference.values()] if entry["runs"] else []
+        cells += ["/".join(given) or "-", "/".join(apart) or "-"]
     return cells
 
 
 def study_sources(study: Study) -> list[str]:
     """Where the published numbers come from: a line per source."""
-    arms: dict[str, list[str]] = {}
+    arms: dict[tuple[str, str], list[str]] = {}
     for arm, given in study.published.items():
-        arms.setdefault(str(given.get("source", "not named")), []).append(arm)
-    return [f"published, {', '.join(names)}: {source}" for source, names in arms.items()]
+        shown = "published average/last" if "last" in given else "published average"
+        arms.setdefault((shown, str(given.get("source", "not named"))), []).append(arm)
+    return [f"{shown}, {', '.join(names)}: {source}" for (shown, source), names in arms.items()]
 
 
 def study_table(study: Study, entries: Sequence[dict[str, Any]], running: Sequence[Doing]) -> Table:

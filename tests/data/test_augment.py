@@ -107,6 +107,7 @@ def test_what_a_shift_brings_in_is_the_fill() -> None:
         Augment(mix="mixup"),
         Augment(mix="cutmix", alpha=0.4),
         Augment(policy="autoaugment"),
+        Augment(policy="autoaugment-cifar"),
         Augment(policy="randaugment"),
         Augment(policy="trivialaugment"),
         Augment(shift=2, flip=True, crop=0.5, policy="trivialaugment", brightness=0.2, cutout=5, mix="cutmix"),

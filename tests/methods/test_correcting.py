@@ -171,6 +171,33 @@ def test_lucir_begins_with_rows_in_the_direction_of_class_means(stream: Stream, 
     assert features(learner.knowledge.model, stream[0].test, runtime).min() < 0  # no rectifier at the end
 
 
+def test_podnet_begins_with_proxies_that_are_centres_of_their_class(
+    stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = []
+    run = Adjust.run
+
+    def spied(self: Adjust, work: Any) -> None:
+        run(self, work)
+        if self.name == "imprint":
+            head = work.knowledge.model.head
+            for label in work.stage.new:
+                found = features(work.knowledge.model, work.stage.train.among(range(label, label + 1)), runtime).numpy()
+                unit = found / np.linalg.norm(found, axis=1, keepdims=True)
+                rows = head.rows.weight[label * head.proxies : (label + 1) * head.proxies].detach().numpy()
+                nearest = ((unit[:, None] - rows[None]) ** 2).sum(2).argmin(1)
+                for row in set(nearest.tolist()):  # k-means has come to rest where every centre is the mean of what is nearest to it
+                    np.testing.assert_allclose(rows[row], unit[nearest == row].mean(0), atol=1e-5)
+                checked.append(len(set(nearest.tolist())))
+
+    monkeypatch.setattr(Adjust, "run", spied)
+    learner = Learner(PODNet(optim=QUICK, backbone="small", balanced=QUICK), stream.source.spec, runtime=runtime)
+    for stage in stream[:2]:
+        learner.learn(stage)
+    assert len(checked) == 2
+    assert min(checked) > 5  # of ten proxies
+
+
 def test_weights_follow_the_share_of_known_classes(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     fits: list[Fit] = []
     run = Fit.run

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from nacre.models.guided import Guided, Merge
 from nacre.models.model import Model
 from nacre.models.output import Output
 from nacre.training.learner import Learner
+from nacre.training.phases import Fit
 from nacre.training.runtime import Runtime
 
 METHOD = TagFex(backbone="small", optim=QUICK)
@@ -109,6 +112,52 @@ def test_what_learns_from_which_term(grown: Learner, stream: Stream) -> None:
     old = Step(step.batch, step.out, before, model, stream[1], 0.0)
     reached = gradients(model, PredictedContrast(trunk.projector)(old))
     assert any("agnostic" in name for name in reached)
+
+
+def test_the_weights_of_the_terms(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses: list[Any] = []
+    run = Fit.run
+    monkeypatch.setattr(Fit, "run", lambda self, work: (losses.append(self.loss), run(self, work))[1])
+    learner = Learner(METHOD, stream.source.spec, runtime=runtime)
+    for stage in stream[:3]:
+        learner.learn(stage)
+    names = ("classification", "contrast", "distillation", "auxiliary", "transfer")
+    found = [[loss.weight(name) for name in names] for loss in losses]
+    third = pytest.approx([1, 1 / 3, 2 * 2 / 3, 2, 1])
+    assert found == [pytest.approx([1, 1, 0, 0, 0]), pytest.approx([1, 1 / 2, 2 * 1 / 2, 2, 1]), third]
+
+
+def test_the_contrast_with_old_features_by_hand(grown: Learner, stream: Stream) -> None:
+    model, trunk = parts(grown)
+    step, before = step_of(model, stream), torch.randn(8, 64)
+    old = Step(step.batch, step.out, Output((), before, torch.zeros(8, 0)), model, stream[1], 0.0)
+    frozen = copy.deepcopy(trunk.projector)  # what the term holds still; the projector's batch norm moves as it is used
+    with torch.no_grad():
+        a, b = frozen(trunk.predictor(step.out.maps[0].mean((2, 3)))), frozen(before)
+    a, b = (x.double().numpy() / np.linalg.norm(x.double().numpy(), axis=1, keepdims=True) for x in (a, b))
+    want = 0.0
+    for i in range(8):
+        scores = {j: math.exp(a[i] @ b[j] / 0.2) for j in range(8) if j != i}
+        want -= math.log(scores[(i + 4) % 8] / sum(scores.values())) / 8
+    assert float(PredictedContrast(trunk.projector)(old)) == pytest.approx(want, rel=1e-4)
+
+
+def test_the_transfer_by_hand(grown: Learner, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = parts(grown)
+    step = step_of(model, stream)
+    right = torch.tensor([0, 1, 0, 0] * 2)
+    better = 4.0 * torch.nn.functional.one_hot(right, 2) + torch.linspace(0, 1, 8)[:, None] * torch.tensor([0.0, 1.0])
+    monkeypatch.setattr("nacre.losses.contrast.merged", lambda step: better)
+    z, m = step.out.logits.detach().double().numpy()[:, 2:], better.double().numpy()
+
+    def log_softmax(x: Any) -> Any:
+        return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+    new = [0, 1, 3, 4, 5, 7]  # labels 2, 3, 2, 2, 3, 2; the two of class 0 do not count
+    own = -np.mean([log_softmax(m)[i, int(right[i])] for i in new])
+    target, follower = log_softmax(m / 2), log_softmax(z / 2)
+    gap = np.mean([(np.exp(target[i]) * (target[i] - follower[i])).sum() for i in new])
+    assert float(Transfer(1.5)(step)) == pytest.approx(own + 1.5 * gap, rel=1e-4)
 
 
 def test_the_branch_follows_only_what_answers_better(grown: Learner, stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -17,8 +17,10 @@ from nacre.data.stream import Stage, Stream
 from nacre.losses.loss import Batch, Step
 from nacre.losses.rehearsal import Dark, NewCrossEntropy, RememberedCrossEntropy
 from nacre.methods import METHODS
+from nacre.methods.bic import BiC
 from nacre.methods.derpp import DERpp
 from nacre.methods.erace import ERACE
+from nacre.methods.finetune import Finetune
 from nacre.methods.gdumb import GDumb
 from nacre.methods.icarl import ICaRL
 from nacre.methods.lwf import LwF
@@ -104,6 +106,45 @@ def test_wa_gives_new_rows_the_old_ones_mean_norm(stream: Stream, runtime: Runti
     norms = np.linalg.norm(learner.knowledge.model.head.rows.weight.detach().numpy(), axis=1)
     assert norms[4:].mean() == pytest.approx(norms[:4].mean(), rel=1e-5)
     assert norms[4] != pytest.approx(norms[5], rel=1e-5)  # scaled together, not each to one length
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_wa_keeps_its_rows_from_negative_numbers(stream: Stream, runtime: Runtime, positive: bool) -> None:
+    rows = learnt(WA(optim=QUICK, backbone="small", positive=positive), stream, runtime).knowledge.model.head.rows.weight
+    assert (float(rows.min()) >= 0) is positive
+
+
+def test_wa_and_bic_weigh_by_the_share_of_known_classes(stream: Stream, runtime: Runtime, fits: list[Any]) -> None:
+    for method in (WA(optim=QUICK, backbone="small"), BiC(optim=QUICK, backbone="small", correcting=QUICK)):
+        fits.clear()
+        learnt(method, stream, runtime, 3)
+        losses = [fit.loss for fit, _, _ in fits if fit.only is None]
+        weights = [(loss.weight("classification"), loss.weight("distillation")) for loss in losses]
+        assert weights == [pytest.approx(pair) for pair in ((1, 0), (1 / 2, 1 / 2), (1 / 3, 2 / 3))], method  # of 2 + 2 + 2 classes
+
+
+@pytest.mark.parametrize(("among", "seen"), [("seen", slice(0, 4)), ("new", slice(2, 4))])
+def test_finetune_compares_the_classes_it_is_told_to(
+    stream: Stream, runtime: Runtime, fits: list[Any], among: Literal["seen", "new"], seen: slice
+) -> None:
+    learnt(Finetune(optim=QUICK, backbone="small", among=among), stream, runtime)
+    fit, _, stage = fits[1]
+    step = made_up(4, 2, [2, 3, 3], stage)
+    want = -np.log(softmax(step.out.logits.numpy()[:, seen])[range(3), [label - seen.start for label in (2, 3, 3)]]).mean()
+    assert float(fit.loss(step)[0]) == pytest.approx(want, rel=1e-5)
+    assert sorted(set(fit.data.labels.tolist())) == [2, 3]
+
+
+@pytest.mark.parametrize("name", ["replay", "joint"])
+def test_replay_and_joint_classify_all_that_they_keep(stream: Stream, runtime: Runtime, fits: list[Any], name: str) -> None:
+    learner = learnt(METHODS[name](optim=QUICK, backbone="small"), stream, runtime)
+    fit, _, stage = fits[1]
+    step = made_up(4, 2, [0, 2, 3], stage)
+    want = -np.log(softmax(step.out.logits.numpy())[range(3), [0, 2, 3]]).mean()
+    assert float(fit.loss(step)[0]) == pytest.approx(want, rel=1e-5)
+    first, kept = len(stream[0].train), learner.knowledge.memory.budget.quota(4) if name == "replay" else None
+    remembered = int((fit.data.labels < 2).sum())
+    assert remembered == (first if kept is None else min(first, 2 * kept))
 
 
 def test_er_ace_lets_new_images_compete_among_their_batch(stream: Stream) -> None:

@@ -51,8 +51,8 @@ class Augment:
     """Mirror left and right with probability one half; not for digits or letters."""
     crop: float = 0.0
     """Least share of the area that a random resized crop keeps (Szegedy et al., CVPR 2015), in (0, 1]; 0: no such crop."""
-    policy: Literal["none", "autoaugment", "randaugment", "trivialaugment"] = "none"
-    """A learnt or drawn sequence of distortions, for colour images; needs kornia."""
+    policy: Literal["none", "autoaugment", "autoaugment-cifar", "randaugment", "trivialaugment"] = "none"
+    """A learnt (on ImageNet or CIFAR-10) or drawn sequence of distortions, for colour images; needs kornia."""
     brightness: float = 0.0
     """Brightness is multiplied by up to this much more or less, in [0, 1); the field uses 63/255 for CIFAR."""
     cutout: int = 0
@@ -251,7 +251,8 @@ def policies() -> dict[str, Any]:
         raise NacreError("augment.policy needs kornia: pip install 'nacre[policies]', or set augment.policy=none.") from None
     rand, trivial = (gentler(module.default_policy) for module in (rand_augment, trivial_augment))
     return {
-        "autoaugment": auto.AutoAugment(),
+        "autoaugment": auto.AutoAugment("imagenet"),
+        "autoaugment-cifar": auto.AutoAugment("cifar10"),
         "randaugment": auto.RandAugment(n=2, m=9, policy=rand),
         "trivialaugment": auto.TrivialAugment(policy=trivial),
     }

@@ -20,7 +20,7 @@ from nacre.training.phases import Adjust, Phase, Work
 
 @dataclass(frozen=True, kw_only=True)
 class ACIL(Method):
-    """After the first stage nothing is trained: a ridge regression takes in each stage, as if all had been there at once.
+    """After the first stage nothing is trained: a ridge regression takes in each stage, as if all had been there at once (theorem 1).
 
     The papers expand to 8,192 features and more; the inverse that is carried takes width squared times 8 bytes. Features are
     brought to length one first.

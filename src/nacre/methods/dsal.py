@@ -20,7 +20,11 @@ from nacre.training.phases import Adjust, Phase, Work
 
 @dataclass(frozen=True, kw_only=True)
 class DSAL(Method):
-    """ACIL, and a second ridge regression under another activation that mends what the first leaves of the new classes."""
+    """ACIL, and a second ridge regression under another activation that mends what the first leaves of the new classes (eq. 13-21).
+
+    The papers expand to 8,192 features and more. Features are brought to length one first, and the random expansion has deviation one,
+    so that the second activation bends.
+    """
 
     family = "no exemplars"
     paper = "Zhuang et al., AAAI 2024"

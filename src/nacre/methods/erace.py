@@ -20,7 +20,7 @@ class ERACE(Method):
     """New images compete among the classes of their batch alone, remembered ones among all.
 
     The paper learns online with a reservoir, which holds images of the current classes too; so here exemplars are chosen
-    when a stage begins, and join every step.
+    when a stage begins, and join every step. The authors' head answers by cosines; here it is `head`'s choice, linear.
     """
 
     family = "replay"

@@ -18,7 +18,7 @@ from nacre.training.phases import Adjust, Phase, Work
 
 @dataclass(frozen=True, kw_only=True)
 class FeCAM(Method):
-    """After the first stage nothing is trained: the nearest class mean under each class's own covariance answers."""
+    """After the first stage nothing is trained: the nearest class mean under each class's own covariance answers (eq. 3-8)."""
 
     family = "no exemplars"
     paper = "Goswami et al., NeurIPS 2023"

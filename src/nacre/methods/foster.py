@@ -25,7 +25,11 @@ from nacre.training.phases import Fit, Phase, Remember
 
 @dataclass(frozen=True, kw_only=True)
 class FOSTER(Method):
-    """Add a second network that mends what the first leaves, then press both into one of the first one's size."""
+    """Add a second network that mends what the first leaves, then press both into one of the first one's size.
+
+    Boosting by logits alignment, feature enhancement (eq. 7-8) and distillation of the known classes; compression by a balanced
+    distillation (eq. 11). Class weights are normalised effective numbers of samples, as in the authors' code.
+    """
 
     family = "growing network"
     paper = "Wang et al., ECCV 2022"

@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from nacre.data.stream import Stage
 from nacre.losses.loss import Loss
 from nacre.losses.prototypes import FeatureDistance, PrototypeReplay, TurnedCrossEntropy
-from nacre.methods.shared import stage_features
+from nacre.methods.shared import remember_means
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Method
 from nacre.training.optim import Optim
-from nacre.training.phases import Adjust, Fit, Phase, Work
+from nacre.training.phases import Adjust, Fit, Phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +49,3 @@ class PASS(Method):
             loss = loss.adding(distillation=self.distillation * FeatureDistance(), prototypes=self.prototypes * replay)
         yield Fit(loss, stage.train, knowledge.model, teacher=knowledge.teacher, optim=self.optim_of(stage), turns=True)
         yield Adjust("prototypes", remember_means)
-
-
-def remember_means(work: Work) -> None:
-    """Means of the classes at hand; in the first stage also the mean spread around them, which is the noise (eq. 3)."""
-    statistics, (found, labels) = work.knowledge.statistics, stage_features(work)
-    old = statistics.get("prototypes", found.new_zeros(0, found.shape[1]))
-    means = F.pad(old, (0, 0, 0, work.stage.seen - len(old)))
-    for label in labels.unique().tolist():
-        means[label] = found[labels == label].mean(0)
-    statistics["prototypes"] = means
-    if "radius" not in statistics:
-        spread = [found[labels == label].var(0, correction=0).mean() for label in labels.unique()]
-        statistics["radius"] = torch.stack(spread).mean().sqrt()

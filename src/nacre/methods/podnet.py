@@ -30,7 +30,8 @@ class PODNet(Method):
     """Maps pooled along height and width are held at every depth; several proxies answer for a class (eq. 4-10).
 
     Known classes' proxies stay where they are until the head is balanced, as in the authors' code. The answer is the head's, and the
-    settings are the authors' for that; every run reports the nearest mean of exemplars beside it.
+    settings are the authors' for that; every run reports the nearest mean of exemplars beside it. The margin is taken off the scaled
+    answer, and the flat term is one minus the cosine, half the paper's squared distance.
     """
 
     family = "representation"

@@ -147,6 +147,19 @@ def new_means(work: Work) -> Tensor:
     return F.normalize(member.T @ found)
 
 
+def remember_means(work: Work) -> None:
+    """Means of the classes at hand; in the first stage also the mean spread around them, the noise of Zhu et al., CVPR 2021, eq. 3."""
+    statistics, (found, labels) = work.knowledge.statistics, stage_features(work)
+    old = statistics.get("prototypes", found.new_zeros(0, found.shape[1]))
+    means = F.pad(old, (0, 0, 0, work.stage.seen - len(old)))
+    for label in labels.unique().tolist():
+        means[label] = found[labels == label].mean(0)
+    statistics["prototypes"] = means
+    if "radius" not in statistics:
+        spread = [found[labels == label].var(0, correction=0).mean() for label in labels.unique()]
+        statistics["radius"] = torch.stack(spread).mean().sqrt()
+
+
 def prompted(method: Method, spec: ImageSpec, prompts: Callable[[Transformer], Prompts]) -> Model:
     """A frozen transformer with the prompts that are made for it, and a head."""
     net = transformer(method.backbone, spec)

@@ -12,7 +12,7 @@ from nacre.data.stream import Stage
 from nacre.losses.classification import CrossEntropy
 from nacre.losses.loss import Loss
 from nacre.losses.prototypes import PrototypeReplay, SelectedCrossEntropy, SelectedDistance
-from nacre.methods.pass_ import remember_means
+from nacre.methods.shared import remember_means
 from nacre.models.model import Model
 from nacre.models.sided import sides_of, with_sides
 from nacre.training.knowledge import Knowledge
@@ -26,7 +26,8 @@ class SSRE(Method):
     """Learn new classes in 1x1 convolutions beside the old ones, fold them in, and distil what looks like an old class.
 
     After the first stage the main branch is held still while its sides learn (section 3.2); a sample counts for distillation by its
-    likeness to the nearest class mean and for classification by what is left of it (section 3.3). Of means no noise is drawn.
+    likeness to the nearest class mean and for classification by what is left of it (section 3.3). Likeness is seen
+    from the means' centre, below zero it is zero, and of means no noise is drawn.
     Distances to old features are averaged over the batch; the authors' code adds them up. AdamW stands for the paper's Adam.
     """
 

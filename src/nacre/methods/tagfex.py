@@ -25,7 +25,8 @@ from nacre.training.phases import Adjust, Fit, Phase, Remember
 class TagFex(Method):
     """A branch per stage as in DER, each guided by a net that learns from pairs of views alone, on and on.
 
-    Classification + a auxiliary + (1 - k) contrast + k d distillation of the agnostic net + transfer, k the share of known classes.
+    Classification + a auxiliary + (1 - k) contrast + k d distillation of the agnostic net + transfer, k the share of known classes
+    (section 4, eq. 3-9).
     The authors' projector is wider (2048, 1024).
     """
 

@@ -96,7 +96,7 @@ class Method(ABC):
     head: str = "linear"
     """`linear` or `cosine`."""
     optim: Optim = Optim()
-    """Of the first stage."""
+    """Of the first stage. Where a method sets none, this is a short schedule that serves small data; published ones are in `recipes/`."""
     later: Optim | None = None
     """Of the stages after the first; None: the same."""
     decoding: Decoding | None = None
