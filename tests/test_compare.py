@@ -96,6 +96,12 @@ def test_some_arms_alone_are_a_family_of_their_own(study: Path) -> None:
     assert (better["arm"], better["against"]) == ("better", "plain")
 
 
+def test_some_seeds_alone(study: Path) -> None:
+    whole, part = (json.loads(asked(study, "--json", "--arm", "better", *more))["arms"][0] for more in ((), ("--seed", "1", "--seed", "2")))
+    assert part["seeds"] == [1, 2]
+    assert part["measures"]["last"]["values"] == whole["measures"]["last"]["values"][1:3]
+
+
 def test_the_table_as_text_and_as_markdown(study: Path) -> None:
     text = asked(study)
     assert "better" in text

@@ -27,6 +27,8 @@ class Asked:
     """Whose answers count; empty for those that each method declares."""
     arms: tuple[str, ...] = ()
     """Only these are compared, and Holm's correction counts no others; empty for all."""
+    seeds: tuple[int, ...] = ()
+    """Only pairs of these seeds count; empty for all."""
 
     def __post_init__(self) -> None:
         for name in self.measures:
@@ -141,7 +143,7 @@ def compared(
     pairs: dict[tuple[str, str], list[tuple[Row, Row]]] = {}
     for row in rows:
         other = ground.get((own.get(row.arm, baseline), row.data, row.seed))
-        if other is not None and row.arm in wanted:
+        if other is not None and row.arm in wanted and (not asked.seeds or row.seed in asked.seeds):
             pairs.setdefault((row.data, row.arm), []).append((row, other))
     for both in pairs.values():
         twice = [row.seed for row, _ in both]

@@ -17,6 +17,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="STUDY.toml|RUN...", help="One study's file, or the folders of runs.")],
     baseline: Annotated[str | None, typer.Option(help="Arm or method that the others are compared with; by default the first.")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm against its baseline; may be given again.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only pairs of this seed; may be given again.")] = None,
     readout: Annotated[str | None, typer.Option(help="Whose answers count: head, nearest_mean, linear; by default each method's.")] = None,
     measure: Annotated[list[str] | None, typer.Option(help="What to compare, such as drift; may be given again.")] = None,
     store: Annotated[Path | None, typer.Option(help="SQLite file of finished runs; by default the study's own.")] = None,
@@ -34,7 +35,7 @@ def compare(
 
         if out is not None and out.suffix not in (".html", ".svg"):
             raise NacreError(f"--out is {str(out)!r}, but it must end in .html for a page or in .svg for the forest plots alone.")
-        asked = sides.Asked(tuple(measure or ()) or USUAL, readout or "", tuple(arm or ()))
+        asked = sides.Asked(tuple(measure or ()) or USUAL, readout or "", tuple(arm or ()), tuple(seed or ()))
         if len(runs) == 1 and not runs[0].is_dir():
             study = Study.load(runs[0])
             where = store or study.store
