@@ -35,8 +35,16 @@ def metrics(arm: str, seed: int, **more: Any) -> dict[str, Any]:
     average = 0.6 + 0.01 * seed + SHIFT[arm] * (1 + seed / 10)
     summary = {"average_incremental": average, "last": average - 0.1, "forgetting": 0.3 - SHIFT[arm], "probe": 0.7}
     stages = [{"readouts": {"head": {"accuracy": 0.5 + SHIFT[arm]}, "linear": {"accuracy": 0.4 + 0.01 * seed + 2 * SHIFT[arm]}}}] * 2
-    found = {"method": arm, "data": "digits", "protocol": "b0-inc2", "seed": seed, "classes": [str(seed), "9"], "test_images": [3, 3]}
-    return {**found, "results": {"summary": summary, "stages": stages}, "cost": {"seconds": 1.0, "carried_bytes": 10}, **more}
+    found = {
+        "method": arm,
+        "data": "digits",
+        "protocol": "b0-inc2",
+        "seed": seed,
+        "classes": [str(seed), "9"],
+        "test_images": [3, 3],
+        "complete": True,
+    }
+    return {**found, "complete": True, "results": {"summary": summary, "stages": stages}, "cost": {"seconds": 1.0, "carried_bytes": 10}, **more}
 
 
 @pytest.fixture
@@ -175,6 +183,13 @@ def test_a_folder_without_a_run_and_runs_of_one_method(tmp_path: Path) -> None:
     same = [run_in(tmp_path / name, "plain", seed) for seed, name in enumerate("ab")]
     result = CliRunner().invoke(app, ["compare", *map(str, same)])
     assert (result.exit_code, "two methods or more" in " ".join(result.output.split())) == (2, True)
+
+
+def test_a_run_that_did_not_end_is_not_compared(tmp_path: Path) -> None:
+    one, other = run_in(tmp_path / "a", "plain", 0), run_in(tmp_path / "b", "better", 0, complete=False)
+    result = CliRunner().invoke(app, ["compare", str(one), str(other)])
+    assert result.exit_code == 2
+    assert "b is not finished: go on with `nacre run --resume" in " ".join(result.output.split())
 
 
 def test_any_measure_and_its_unit(study: Path) -> None:

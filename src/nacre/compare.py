@@ -105,15 +105,18 @@ def row_of(folder: Path) -> Row:
     """The run in a folder.
 
     Raises:
-        NacreError: there is none.
+        NacreError: there is none, or it did not come to its end.
     """
     try:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-        return Row(str(metrics["method"]), "", int(metrics["seed"]), str(folder), metrics, "")
+        row, complete = Row(str(metrics["method"]), "", int(metrics["seed"]), str(folder), metrics, ""), metrics["complete"]
     except (OSError, ValueError, KeyError, TypeError):
         raise NacreError(
             f"{folder} holds no run that can be read: give the folders that `nacre run` filled, or one study's file."
         ) from None
+    if not complete:
+        raise NacreError(f"the run in {folder} is not finished: go on with `nacre run --resume {folder}`, or leave it out.")
+    return row
 
 
 def compared(
