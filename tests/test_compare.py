@@ -44,7 +44,13 @@ def metrics(arm: str, seed: int, **more: Any) -> dict[str, Any]:
         "test_images": [3, 3],
         "complete": True,
     }
-    return {**found, "complete": True, "results": {"summary": summary, "stages": stages}, "cost": {"seconds": 1.0, "carried_bytes": 10}, **more}
+    return {
+        **found,
+        "complete": True,
+        "results": {"summary": summary, "stages": stages},
+        "cost": {"seconds": 1.0, "carried_bytes": 10},
+        **more,
+    }
 
 
 @pytest.fixture
