@@ -19,7 +19,8 @@ def refreshed(found: re.Match[str]) -> str:
     """A command, and its table anew."""
     words = shlex.split(found[1])[1:]
     done = subprocess.run([sys.executable, "-m", "nacre", *words], cwd=ROOT, check=True, capture_output=True, text=True)
-    return f"{found[1]}{found[2]}{done.stdout.strip()}\n"
+    apart = "" if found.string[found.end() :].startswith("\n") else "\n"  # a table ends where a line is blank
+    return f"{found[1]}{found[2]}{done.stdout.strip()}\n{apart}"
 
 
 def main() -> None:

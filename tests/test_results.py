@@ -31,6 +31,12 @@ def test_no_table_of_results_stands_without_its_command() -> None:
     assert len(PAGES["results.md"]) == len(re.findall(r"^\| ---", text, re.MULTILINE)) > 0
 
 
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{name}" for name in PAGES if name != "README.md")])
+def test_a_blank_line_ends_every_table(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert not re.findall(r"^\|[^\n]*\n[^|\n][^\n]*", text, re.MULTILINE)  # else it is drawn as a row
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_stored_runs_are_whole_and_name_no_path_of_a_machine(name: str) -> None:
     runs = Store(ROOT / "benchmarks" / "results" / f"{name}.sqlite").all()
