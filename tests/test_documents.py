@@ -37,6 +37,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     assert all(-1 <= number <= 1 for number in numbers)
 
 
+@pytest.mark.slow
 def test_the_onnx_and_the_scikit_learn_of_the_readme_run(tmp_path: Path) -> None:
     _, served, estimator = blocks("python")
     pictures(tmp_path / "images", {"cat": 1, "dog": 2})

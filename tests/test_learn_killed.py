@@ -111,7 +111,7 @@ def test_killed_between_the_new_file_and_the_end_it_is_done(home: Path, tmp_path
     assert not beside(model, "learning").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_epoch_and_says_how_to_go_on(number: signal.Signals, home: Path, tmp_path: Path) -> None:
     model = tmp_path / "m.nacre"
     shutil.copy(home / "old.nacre", model)
