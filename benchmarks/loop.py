@@ -26,7 +26,7 @@ from nacre.data.source import ImageSpec, Samples
 from nacre.data.stream import Stage
 from nacre.losses.distillation import distillation
 from nacre.losses.reconstruction import unexplained
-from nacre.methods.reconstruction import ReconstructionPlain
+from nacre.methods.reconstruction_plain import ReconstructionPlain
 from nacre.training.journal import Journal
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Decoding

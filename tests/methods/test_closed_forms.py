@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,7 +17,7 @@ from nacre.methods.dsal import DSAL
 from nacre.methods.fecam import FeCAM
 from nacre.methods.fetril import FeTrIL, translated
 from nacre.methods.slda import SLDA
-from nacre.models.readouts import ClassCovariance, DualRidge, Ridge
+from nacre.models.readouts import Affine, ClassCovariance, DualRidge, Ridge
 from nacre.training.inference import features
 from nacre.training.learner import Learner
 from nacre.training.optim import Optim
@@ -184,3 +185,24 @@ def test_both_streams_of_ds_al_have_room_to_differ() -> None:
         squares = torch.linalg.svdvals(stream.expanded(x).double()).square()
         freedom.append(float((squares / (squares + 0.1)).sum()))
     assert min(freedom) > 0.7 * 256
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_fetril_answers_with_the_machine_that_was_fitted(classes: int, stream: Stream, runtime: Runtime) -> None:
+    source = Stream(stream.source, [classes, 6 - classes], seed=0)
+    learner = Learner(FeTrIL(optim=QUICK, backbone="small", strength=2.0), source.source.spec, runtime=runtime)
+    learner.learn(source[0])
+    found, labels = F.normalize(features(learner.knowledge.model, source[0].train, runtime)), source[0].train.labels
+    readout = learner.knowledge.model.readout
+    assert isinstance(readout, Affine)
+    answers = readout(found).detach().double().numpy()
+    assert answers.shape == (len(labels), classes)
+    for label in range(classes):  # each row with its bias is the least of 1/2 |w, b|^2 + C sum of squared hinges, class against the rest
+        sign, x = np.where(labels.numpy() == label, 1.0, -1.0), np.c_[found.double().numpy(), np.ones(len(found))]
+
+        def objective(w: Any, x: Any = x, sign: Any = sign) -> tuple[float, Any]:
+            slack = np.clip(1 - sign * (x @ w), 0, None)
+            return 0.5 * w @ w + 2.0 * (slack**2).sum(), w - 4.0 * x.T @ (sign * slack)
+
+        best = minimize(objective, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-14}).x
+        np.testing.assert_allclose(answers[:, label], x @ best, atol=5e-3)

@@ -66,6 +66,27 @@ def test_bic_finds_the_scale_and_shift_that_fit_the_held_out_part(
     assert (head.pairs[0].alpha.item(), head.pairs[0].beta.item()) == (1, 0)
 
 
+def test_bic_distils_from_answers_that_are_corrected(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    correcting = Optim(lr=1.0, weight_decay=0, epochs=30, batch=64)
+    learner = Learner(BiC(optim=QUICK, backbone="small", correcting=correcting), stream.source.spec, runtime=runtime)
+    for stage in stream[:2]:
+        learner.learn(stage)
+    head, images = learner.knowledge.model.head, learner.knowledge.model.normalise(runtime.images(stream[2].train.pixels()[:6]))
+    corrected = learner.knowledge.model.eval()(images).logits
+    raw = F.linear(learner.knowledge.model(images).features, head.rows.weight, head.rows.bias)
+    scale, shift = head.pairs[1].alpha.detach(), head.pairs[1].beta.detach()
+    assert abs(float(scale) - 1) + abs(float(shift)) > 1e-2
+    taught: list[Fit] = []
+    run = Fit.run
+    monkeypatch.setattr(Fit, "run", lambda self, work: (taught.append(self), run(self, work))[1])
+    learner.learn(stream[2])
+    teacher = taught[0].teacher
+    assert teacher is not None
+    answer = teacher(images).logits
+    torch.testing.assert_close(answer, corrected)
+    torch.testing.assert_close(answer, torch.cat([raw[:, :2], scale * raw[:, 2:4] + shift], 1))
+
+
 def test_bic_trains_on_no_held_out_image(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     fits: list[Fit] = []
     run = Fit.run

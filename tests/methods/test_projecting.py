@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ from nacre.training.inference import features
 from nacre.training.learner import Learner
 from nacre.training.method import Decoding
 from nacre.training.optim import Optim
-from nacre.training.phases import turned
+from nacre.training.phases import Fit, turned
 from nacre.training.runtime import Runtime
 
 QUICK = Optim(epochs=3, batch=16, lr=0.05)
@@ -145,6 +147,36 @@ def test_foster_carries_one_network_and_its_second_answers_for_all_classes(
     assert len(set(sizes)) == 1
     assert set(checked) == {2}
     assert sizes[0][0] == 1
+
+
+def test_fosters_student_begins_as_the_old_network_and_learns_from_both_branches(
+    stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Fit, dict[str, torch.Tensor]]] = []
+    run = Fit.run
+
+    def spied(self: Fit, work: Any) -> None:
+        seen.append((self, {name: value.clone() for name, value in self.model.state_dict().items() if isinstance(value, torch.Tensor)}))
+        run(self, work)
+
+    learner = Learner(FOSTER(optim=QUICK, backbone="small", distillation=0.7), stream.source.spec, runtime=runtime)
+    learner.learn(stream[0])
+    old = {name: value.clone() for name, value in learner.knowledge.model.state_dict().items() if isinstance(value, torch.Tensor)}
+    monkeypatch.setattr(Fit, "run", spied)
+    learner.learn(stream[1])
+    (boosting, _), (pressing, start) = seen
+    weights = {name: boosting.loss.weight(name) for name in ("classification", "enhancement", "distillation")}
+    assert weights == {"classification": 1.0, "enhancement": 1.0, "distillation": 0.7}
+    branch = [name for name in old if name.startswith("backbone.")]
+    assert branch
+    assert all(torch.equal(start[name], old[name]) for name in branch)
+    teacher, images = pressing.teacher, learner.knowledge.model.normalise(runtime.images(stream[1].train.pixels()[:4]))
+    assert teacher is not None
+    assert isinstance(teacher.backbone, Expandable)
+    assert len(teacher.backbone.branches) == 2
+    torch.testing.assert_close(teacher(images).logits, boosting.model.eval()(images).logits)
+    assert learner.knowledge.model is pressing.model
+    assert pressing.loss.weight("classification") == 1.0
 
 
 def test_turned_images_and_labels_go_together(stream: Stream) -> None:

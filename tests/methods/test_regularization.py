@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -90,16 +91,16 @@ def learner_of(method: Any, stream: Stream, runtime: Runtime, stages: int) -> Le
     return learner
 
 
-def noting(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
-    """What a function of the EWC page is given and gives, call by call."""
+def noting(monkeypatch: pytest.MonkeyPatch, name: str, page: str = "ewc") -> list[Any]:
+    """What a function that a method's page calls gives, call by call."""
     calls: list[Any] = []
-    real = getattr(__import__("nacre.methods.ewc", fromlist=["x"]), name)
+    real = getattr(import_module(f"nacre.methods.{page}"), name)
 
     def noted(*arguments: Any) -> Any:
         calls.append(real(*arguments))
         return calls[-1]
 
-    monkeypatch.setattr(f"nacre.methods.ewc.{name}", noted)
+    monkeypatch.setattr(f"nacre.methods.{page}.{name}", noted)
     return calls
 
 
@@ -128,6 +129,20 @@ def test_the_online_spring_rests_at_the_last_stages_end(stream: Stream, runtime:
     name = "backbone.stages.0.0.0.weight"
     assert torch.equal(statistics[f"anchor/{name}"], dict(anchored(learner.knowledge.model))[name])
     torch.testing.assert_close(statistics[f"importance/{name}"], 0.5 * fishers[0][name] + fishers[1][name])
+
+
+def test_the_importance_of_mas_fades_by_its_share_and_rests_at_the_last_stages_end(
+    stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = noting(monkeypatch, "importance_of", "mas")
+    learner = learner_of(MAS(optim=QUICK, backbone="small", share=0.25), stream, runtime, 3)
+    kept, anchors = (below(kind, learner.knowledge.statistics) for kind in ("importance", "anchor"))
+    for name, here in anchored(learner.knowledge.model):
+        first, second, third = (torch.zeros_like(here) for _ in range(3))
+        for whole, stage in zip((first, second, third), found, strict=True):
+            whole[tuple(slice(size) for size in stage[name].shape)] = stage[name]  # the head had fewer rows
+        torch.testing.assert_close(kept[name], 0.25 * (0.25 * 0.75 * first + 0.75 * second) + 0.75 * third)
+        assert torch.equal(anchors[name], here)
 
 
 def test_a_stiff_spring_holds_what_a_loose_one_lets_go(stream: Stream, runtime: Runtime) -> None:

@@ -31,7 +31,8 @@ from nacre.methods.online import Online
 from nacre.methods.pass_ import PASS
 from nacre.methods.podnet import PODNet
 from nacre.methods.ranpac import RanPAC
-from nacre.methods.reconstruction import Reconstruction, ReconstructionPlain
+from nacre.methods.reconstruction import Reconstruction
+from nacre.methods.reconstruction_plain import ReconstructionPlain
 from nacre.methods.replay import Replay
 from nacre.methods.si import SI
 from nacre.methods.simplecil import SimpleCIL

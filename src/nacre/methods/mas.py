@@ -18,8 +18,9 @@ from nacre.training.phases import Adjust, Fit, Phase, Remember, Work
 class MAS(Method):
     """A spring at every parameter, as stiff as the answer's squared length is sensitive to it; labels do not count.
 
-    The paper adds up importance over stages; here it fades by `share`, as in the field's class-incremental survey. And no spring counts
-    for stiffer than one that a step at the stage's highest rate brings to rest: it would throw its weight about ever farther.
+    The paper adds up importance over stages; here it fades by `share`, from none before the first, as in the field's
+    class-incremental survey. And no spring counts for stiffer than one that a step at the stage's highest rate brings to rest:
+    it would throw its weight about ever farther.
     """
 
     family = "weight regularization"
@@ -47,4 +48,4 @@ class MAS(Method):
         """Mix this stage's importance with the earlier."""
         k, found = work.knowledge, importance_of(work, squared_length, 1, self.samples)
         old = grown(below("importance", k.statistics), found)
-        keep(k, {n: self.share * old[n] + (1 - self.share) * new if old else new for n, new in found.items()}, places(k.model))
+        keep(k, {n: self.share * old[n] + (1 - self.share) * new for n, new in found.items()}, places(k.model))

@@ -5,7 +5,7 @@ classification term and a reconstruction error term, and later stages go on so o
 are this project's own: with the fraction of variance unexplained FVU, weights w and d, and k = known / seen classes,
 
     stage 1:   CE + w FVU
-    stage t:   CE + w FVU + d KD, or in the plain form (1 - k) (CE + w FVU) + k KD
+    stage t:   CE + w FVU + d KD, or without d (1 - k) (CE + w FVU) + k KD
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from nacre.data.memory import PerClass
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stage
-from nacre.losses.classification import CrossEntropy
-from nacre.methods.shared import balanced_fit, class_means, distilling_fit
+from nacre.methods.shared import class_means, distilling_fit
 from nacre.models.heads import NearestMean
 from nacre.models.model import Model, build_model
 from nacre.training.knowledge import Knowledge
 from nacre.training.method import Decoding, Method
-from nacre.training.optim import Optim
 from nacre.training.phases import Phase, Remember
 
 
@@ -38,7 +36,7 @@ class Reconstruction(Method):
     head: str = "cosine"
     decoding: Decoding | None = Decoding()
     distillation: float | None = 1.0
-    """Weight d of the distillation beside classification; None: the plain form's shares."""
+    """Weight d of the distillation beside classification; None: the shares of known and new classes."""
     temperature: float = 2.0
     """Of the distillation."""
 
@@ -51,27 +49,3 @@ class Reconstruction(Method):
         yield distilling_fit(knowledge, stage, self.temperature, self.optim_of(stage), weight=self.distillation)
         yield Remember()
         yield class_means()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReconstructionPlain(Method):
-    """Classify, reconstruct and distil; exemplars; answer by the head that was trained: everything else off."""
-
-    family = "representation"
-    paper = "CN113222100A, public abstract"
-    budget = PerClass(20)
-    needs = frozenset({"exemplars", "old model"})
-
-    head: str = "cosine"
-    decoding: Decoding | None = Decoding()
-    temperature: float = 2.0
-    """Of the distillation."""
-    balanced: Optim | None = None
-    """How the head is fitted to the exemplars alone when a stage after the first ends; None: not at all."""
-
-    def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
-        """One fit, then the exemplars, and where asked the head on them."""
-        yield distilling_fit(knowledge, stage, self.temperature, self.optim_of(stage))
-        yield Remember()
-        if self.balanced is not None and stage.known and len(knowledge.memory):
-            yield balanced_fit(knowledge, CrossEntropy(), self.balanced)
