@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -224,6 +225,25 @@ def test_what_was_published_is_shown_and_what_was_not_run_is_not(tmp_path: Path)
     ]
     entry = json.loads(told(str(path), "--show", "--json")[1])["arms"][0]
     assert (entry["runs"], entry["average_incremental"], entry["difference"]) == (0, [None, None], {"average": None, "last": None})
+
+
+def test_where_only_the_last_accuracy_or_nothing_was_published_that_is_said(tmp_path: Path) -> None:
+    more = '\n[arms.late]\npublished = { last = 49.5, source = "a plot" }\n\n[arms.new]\npublished = "none known"\n'
+    _, output = told(str(written(tmp_path, STUDY + more)), "--show")
+    assert re.search(r"^late .* -/49.5 +- *$", output, re.MULTILINE)
+    assert re.search(r"^new .* none known +- *$", output, re.MULTILINE)
+    assert "published last, late: a plot" in output
+    assert output.count("none known") == 1
+
+
+@pytest.mark.parametrize(
+    "given", ["{ mean = 3.0 }", "{ last = 0.5, average = 120.0 }", "{ last = 'high' }", "51.2", "{ last = 4.0, source = 3 }"]
+)
+def test_what_was_published_is_checked(given: str, tmp_path: Path) -> None:
+    code, output = told(str(written(tmp_path, STUDY + f"\n[arms.odd]\npublished = {given}\n")), "--show")
+    assert code == 2
+    assert "arm odd has published = " in " ".join(output.split())
+    assert "in percent" in output
 
 
 def test_spread_leaves_out_what_is_no_number() -> None:

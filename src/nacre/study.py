@@ -86,7 +86,7 @@ class Study:
     store: Path
     epochs: int | None = None
     published: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By arm: `average` and `last` in percent, and `source`."""
+    """By arm: `average` and `last` in percent, as far as they are known, and `source`; the source alone says that none is."""
     against: dict[str, str] = field(default_factory=dict)
     """By arm: the arm it is compared with, where that is not the comparison's baseline."""
 
@@ -94,7 +94,8 @@ class Study:
     def load(cls, path: Path) -> Study:
         """Read a study's TOML file: `seeds`, `epochs`, `store`, `[base]`, `[arms.NAME]`, `[data.NAME]`, each a recipe's settings.
 
-        An arm may hold `published` with `average`, `last` (percent) and `source`, and `against`, the arm that it is compared with.
+        An arm may hold `published` with `average`, `last` or both (percent) and their `source`, or words in their place, such as "none
+        known"; and `against`, the arm that it is compared with.
 
         Raises:
             NacreError: the file is not there, no TOML, or says what no study says.
@@ -126,7 +127,7 @@ class Study:
             base=table.get("base", {}),
             store=Path(table.get("store", path.with_suffix(".sqlite"))),
             epochs=table.get("epochs"),
-            published={name: arm["published"] for name, arm in table["arms"].items() if "published" in arm},
+            published={name: published(path, name, arm["published"]) for name, arm in table["arms"].items() if "published" in arm},
             against=against,
         )
 
@@ -161,6 +162,17 @@ class Study:
             raise NacreError(f"arm {arm}: {error}") from None
         written = replace(experiment, data=table.get("data", experiment.data))
         return Trial(arm, data, seed, experiment, written.toml(), key_of(written))
+
+
+def published(path: Path, arm: str, given: Any) -> dict[str, Any]:
+    """What an arm says of numbers that others published: a table, or words where there are none."""
+    found = {"source": given} if isinstance(given, str) else given
+    numbers = {key: value for key, value in found.items() if key != "source"} if isinstance(found, dict) else {"": None}
+    fits = all(key in ("average", "last") and isinstance(value, int | float) and 0 < value < 100 for key, value in numbers.items())
+    if not fits or not isinstance(found.get("source", ""), str):
+        wanted = "average, last or both, in percent, and their source, or words such as 'none known'"
+        raise NacreError(f"{path}: arm {arm} has published = {given!r}, but it must be {wanted}.")
+    return {"source": "not named", **found}
 
 
 def named(arm: Mapping[str, Any]) -> bool:

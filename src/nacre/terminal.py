@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,23 +193,29 @@ def study_heads(study: Study) -> list[str]:
 
 
 def study_cells(study: Study, entry: dict[str, Any]) -> list[str]:
-    """What stands below the heads from `average` on; a dash for what was not run or not published; published average/last."""
+    """What stands below the heads from `average` on; a dash for what was not run or not published; published average/last, or words."""
     cells = [points(entry[name]) for name in ("average_incremental", "last", "forgetting", "probe")]
     cells += [f"{entry['seconds'][0]:,.0f}", bytes_text(entry["carried_bytes"][0])] if entry["runs"] else ["-", "-"]
     if study.published:
-        difference = entry.get("difference", {})
-        given = [f"{entry['published'][name]:.1f}" for name in difference]
-        apart = [f"{points:+.1f}" for points in difference.values()] if entry["runs"] else []
-        cells += ["/".join(given) or "-", "/".join(apart) or "-"]
+        given, apart = entry.get("published", {}), entry.get("difference", {}) if entry["runs"] else {}
+        words = given.get("source", "") if not entry.get("difference") else ""
+        cells += [words or pair(given, "{:.1f}"), pair(apart, "{:+.1f}")]
     return cells
+
+
+def pair(numbers: Mapping[str, Any], form: str) -> str:
+    """Average and last accuracy in one cell, as far as they are there."""
+    average, last = (form.format(numbers[name]) if name in numbers else "-" for name in ("average", "last"))
+    return average if last == "-" else f"{average}/{last}"
 
 
 def study_sources(study: Study) -> list[str]:
     """Where the published numbers come from: a line per source."""
     arms: dict[tuple[str, str], list[str]] = {}
     for arm, given in study.published.items():
-        shown = "published average/last" if "last" in given else "published average"
-        arms.setdefault((shown, str(given.get("source", "not named"))), []).append(arm)
+        names = [name for name in ("average", "last") if name in given]
+        if names:
+            arms.setdefault((f"published {'/'.join(names)}", given["source"]), []).append(arm)
     return [f"{shown}, {', '.join(names)}: {source}" for (shown, source), names in arms.items()]
 
 
@@ -277,7 +283,10 @@ def study_markdown(study: Study, entries: Sequence[dict[str, Any]]) -> str:
 
 def methods_table(rows: Sequence[dict[str, Any]]) -> Table:
     """The methods, what they need and what they carry."""
-    caption = "carried from stage to stage: model, exemplars and statistics\nafter 100 classes, by a ResNet-32 at 32 x 32 pixels"
+    caption = (
+        "carried from stage to stage: model, exemplars and statistics\nafter 100 classes, by a ResNet-32 at 32 x 32 pixels\n"
+        "> more, by what the images need   — not found: the backbone is another's"
+    )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", caption=caption, caption_justify="left")
     table.add_column("method", no_wrap=True, style="cyan")
     table.add_column("family", width=15)

@@ -24,7 +24,8 @@ from nacre.training.phases import Adjust, Fit, Phase, Work
 class DER(Method):
     """Freeze what is there, add a whole network beside it, and answer from all their features (section 3, eq. 1-6).
 
-    Ends with weight alignment, as the field's tables do, in place of the paper's balanced refit of the head.
+    Ends with weight alignment, as the field's tables do, in place of the paper's balanced refit of the head; the rate does not climb
+    over the first ten epochs unless `optim.warmup` says so. Gates stand at the inner channels of blocks alone, see `models.gated`.
     """
 
     family = "growing network"

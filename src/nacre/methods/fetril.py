@@ -23,7 +23,10 @@ from nacre.training.phases import Adjust, Phase, Work
 
 @dataclass(frozen=True, kw_only=True)
 class FeTrIL(Method):
-    """After the first stage the backbone is frozen; a linear support vector classifier learns from real and moved features."""
+    """After the first stage the backbone is frozen; a linear support vector classifier learns from real and moved features.
+
+    Means are of features that were brought to length one first, and what was moved is brought there again.
+    """
 
     family = "no exemplars"
     paper = "Petit et al., WACV 2023"
