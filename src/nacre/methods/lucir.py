@@ -25,8 +25,9 @@ from nacre.training.phases import Adjust, Fit, Phase, Remember, Work
 class LUCIR(Method):
     """A cosine head, features held in their direction, and a margin between exemplars and new classes (eq. 3-9).
 
-    Rows of known classes stay where they are (section 3.3). As in the authors' code, the weight of eq. 6 grows with known
-    classes over new ones, and the margin is taken in the mean over the rivals, where eq. 8 sums it. The paper ends with a class-balanced fine-tuning on ImageNet only; it is left out.
+    Rows of known classes stay where they are (section 3.3). As in the authors' code, the weight of eq. 6 grows with known classes
+    over new ones, and the margin is taken in the mean over the rivals, where eq. 8 sums it. The paper ends with a class-balanced
+    fine-tuning on ImageNet only; it is left out.
     """
 
     family = "representation"
