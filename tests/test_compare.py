@@ -135,8 +135,9 @@ def test_the_report_shows_every_pair_and_no_markup_from_outside(study: Path, tmp
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
-def run_in(folder: Path, arm: str, seed: int, **more: Any) -> Path:
+def run_in(folder: Path, arm: str, seed: int, config: str = "", **more: Any) -> Path:
     folder.mkdir()
+    (folder / "config.toml").write_text(f"seed = {seed}\n{config}")
     (folder / "metrics.json").write_text(json.dumps(metrics(arm, seed, **more)))
     return folder
 
@@ -147,6 +148,33 @@ def test_folders_of_runs_are_grouped_by_method(tmp_path: Path) -> None:
     assert [(one["arm"], one["seeds"]) for one in found["arms"]] == [("better", [0, 1])]
     assert "1 pair" not in asked(*folders)
     assert "a single pair has neither" in " ".join(asked(folders[0], folders[2]).split())
+
+
+def test_runs_of_one_method_are_told_apart_by_the_settings_that_differ(tmp_path: Path) -> None:
+    settings = {
+        "loose": "memory = '20/class'\n[hardware]\nthreads = 1\n[method]\nname = 'better'\nweight = 1.0\n[method.optim]\nlr = 0.1\n",
+        "tight": "memory = '20/class'\n[hardware]\nthreads = 2\n[method]\nname = 'better'\nweight = 3.0\n[method.optim]\nlr = 0.1\n",
+        "other": "memory = 'none'\n[method]\nname = 'plain'\n",
+    }
+    folders = [
+        run_in(tmp_path / f"{name}{seed}", "plain" if name == "other" else "better", seed, text)
+        for name, text in settings.items()
+        for seed in (0, 1)
+    ]
+    found = json.loads(asked(*folders, "--json"))
+    assert found["baseline"] == "better weight=1.0"
+    assert [(one["arm"], one["seeds"]) for one in found["arms"]] == [("better weight=3.0", [0, 1]), ("plain", [0, 1])]
+    found = json.loads(asked(*folders[:4], "--json", "--baseline", "better weight=3.0"))
+    assert [one["arm"] for one in found["arms"]] == ["better weight=1.0"]
+
+
+@pytest.mark.parametrize("part", ["arrival.imbalance", "arrival.shots", "reading.size"])
+def test_runs_that_saw_other_images_are_no_pair(part: str, tmp_path: Path) -> None:
+    table, name = part.split(".")
+    folders = [run_in(tmp_path / arm, arm, 0, f"[{table}]\n{name} = {value}\n") for arm, value in (("plain", 1), ("better", 10))]
+    result = CliRunner().invoke(app, ["compare", *map(str, folders)])
+    assert result.exit_code == 2
+    assert f"their {part} differ: 10 and 1" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(
@@ -188,7 +216,7 @@ def test_a_folder_without_a_run_and_runs_of_one_method(tmp_path: Path) -> None:
     assert (result.exit_code, "holds no run" in result.output) == (2, True)
     same = [run_in(tmp_path / name, "plain", seed) for seed, name in enumerate("ab")]
     result = CliRunner().invoke(app, ["compare", *map(str, same)])
-    assert (result.exit_code, "two methods or more" in " ".join(result.output.split())) == (2, True)
+    assert (result.exit_code, "two methods, or of one with two settings" in " ".join(result.output.split())) == (2, True)
 
 
 def test_a_run_that_did_not_end_is_not_compared(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -13,8 +14,11 @@ from typing import Any
 from nacre.errors import NacreError, choose, nearest
 from nacre.evaluation.measures import MEASURES, USUAL, measured
 from nacre.evaluation.paired import Difference, difference, holm
-from nacre.experiment import METRICS
+from nacre.experiment import CONFIG, METRICS
 from nacre.study import Row, Store, Study
+
+SHARED = ("seed", "checkpoint", "hardware", "data", "protocol", "reading", "arrival")
+"""Parts of a configuration that tell no group of runs from another: pairs share them, or they change no result on purpose."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +92,39 @@ def of_study(study: Study, store: Store, baseline: str = "", asked: Asked = Aske
 
 
 def of_folders(folders: Sequence[Path], baseline: str = "", asked: Asked = Asked()) -> Comparison:
-    """Runs in their folders, grouped by method; the first one's is the baseline unless another is named.
+    """Runs in their folders, grouped by method and settings; the first one's group is the baseline unless another is named.
 
     Raises:
-        NacreError: a folder holds no run, there is one method alone, or runs that should be pairs are not.
+        NacreError: a folder holds no run, there is one group alone, or runs that should be pairs are not.
     """
-    rows = [row_of(folder) for folder in folders]
+    rows = told_apart([row_of(folder) for folder in folders])
     arms = list(dict.fromkeys(row.arm for row in rows))
     baseline = baseline or arms[0]
     if baseline not in arms or len(arms) < 2:
-        raise NacreError(f"found runs of {', '.join(arms)}: give runs of two methods or more, and as --baseline one of them.")
+        found = ", ".join(map(repr, arms))
+        raise NacreError(f"found runs of {found}: give runs of two methods, or of one with two settings, and as --baseline one of them.")
     return compared(" and ".join(dict.fromkeys(str(row.metrics["data"]) for row in rows)), arms, rows, baseline, asked)
+
+
+def told_apart(rows: Sequence[Row]) -> list[Row]:
+    """The same, where a method comes with several settings named by it and by those that are not the same in all its runs."""
+    settings = [dict(leaves({key: part for key, part in row.config.items() if key not in SHARED})) for row in rows]
+    found = []
+    for row, mine in zip(rows, settings, strict=True):
+        alike = [other for each, other in zip(rows, settings, strict=True) if each.arm == row.arm]
+        apart = [key for key in dict.fromkeys(key for other in alike for key in other) if len({str(other.get(key)) for other in alike}) > 1]
+        said = [f"{key.removeprefix('method.')}={mine.get(key, 'none')}" for key in apart]
+        found.append(replace(row, arm=" ".join([row.arm, *said])))
+    return found
+
+
+def leaves(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their names with dots."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
 
 
 def row_of(folder: Path) -> Row:
@@ -109,7 +135,8 @@ def row_of(folder: Path) -> Row:
     """
     try:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-        row, complete = Row(str(metrics["method"]), "", int(metrics["seed"]), str(folder), metrics, ""), metrics["complete"]
+        config = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        row, complete = Row(str(metrics["method"]), "", int(metrics["seed"]), str(folder), metrics, "", config), metrics["complete"]
     except (OSError, ValueError, KeyError, TypeError):
         raise NacreError(
             f"{folder} holds no run that can be read: give the folders that `nacre run` filled, or one study's file."
@@ -165,11 +192,16 @@ def check(row: Row, other: Row) -> None:
     Raises:
         NacreError: says what differs.
     """
-    for key, what in (("data", "data"), ("protocol", "protocol"), ("classes", "order of classes"), ("test_images", "test images")):
-        mine, theirs = (found.metrics.get(key) for found in (row, other))
-        if mine != theirs:
+    same = {"data": "data", "protocol": "protocol", "classes": "order of classes", "test_images": "test images"}
+    found = [(what, row.metrics.get(key), other.metrics.get(key)) for key, what in same.items()]
+    for key in ("reading", "arrival"):
+        mine, theirs = (each.config.get(key, {}) for each in (row, other))
+        both = [name for name in mine if name in theirs]  # a setting may be younger than a run
+        found += [(f"{key}.{name}", mine[name], theirs[name]) for name in both]
+    for what, one, two in found:
+        if one != two:
             raise NacreError(
-                f"{row.arm} and {other.arm} with seed {row.seed} are no pair, their {what} differ: {short(mine)} and {short(theirs)}. "
+                f"{row.arm} and {other.arm} with seed {row.seed} are no pair, their {what} differ: {short(one)} and {short(two)}. "
                 "Compare runs that share all but the method."
             )
 

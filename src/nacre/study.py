@@ -61,6 +61,8 @@ class Row:
     """What the run's metrics.json held."""
     log: str
     """What its log.csv held."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """What its config.toml held."""
 
     def number(self, name: str) -> float:
         """One number of the run's summary or costs, such as `last` or `seconds`; nan where it has none.
@@ -247,12 +249,13 @@ class Store:
 
     def rows(self, trials: Iterable[Trial]) -> list[Row]:
         """Those of the trials that are finished."""
-        found = {key: (metrics, log) for key, metrics, log in self.base.execute("select key, metrics, log from runs")}
-        return [
-            Row(trial.arm, trial.data, trial.seed, trial.key, json.loads(found[trial.key][0]), found[trial.key][1])
-            for trial in trials
-            if trial.key in found
-        ]
+        found = {key: rest for key, *rest in self.base.execute("select key, metrics, log, config from runs")}
+        rows = []
+        for trial in trials:
+            if trial.key in found:
+                metrics, log, config = found[trial.key]
+                rows.append(Row(trial.arm, trial.data, trial.seed, trial.key, json.loads(metrics), log, tomllib.loads(config)))
+        return rows
 
 
 def stored(path: Path, trials: Iterable[Trial]) -> list[Row]:

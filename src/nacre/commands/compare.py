@@ -15,7 +15,9 @@ from nacre.errors import NacreError
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="STUDY.toml|RUN...", help="One study's file, or the folders of runs.")],
-    baseline: Annotated[str | None, typer.Option(help="Arm or method that the others are compared with; by default the first.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="What the others are compared with, as the table names it; by default the first.")
+    ] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm against its baseline; may be given again.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only pairs of this seed; may be given again.")] = None,
     readout: Annotated[str | None, typer.Option(help="Whose answers count: head, nearest_mean, linear; by default each method's.")] = None,
