@@ -122,6 +122,19 @@ def test_a_killed_study_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     assert rows[0].metrics["results"]["summary"] == json.loads(json.dumps(session.metrics()["results"]["summary"]))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="reads /proc")
+def test_two_studies_at_once_compute_every_run_once(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    command = [sys.executable, "-m", "nacre", "study", str(path), "--jobs", "1", "--threads", "1"]
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told_by = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told_by
+    assert sum(text.count("last accuracy") for text in told_by) == 4  # each is told by the study that computed it
+    study = Study.load(path)
+    assert len(Store(study.store).rows(study.trials())) == 4
+    assert not study.store.with_suffix(".unfinished").exists()
+
+
 def until(true: object, seconds: float = 120) -> None:
     assert callable(true)
     end = time.monotonic() + seconds

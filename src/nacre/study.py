@@ -14,11 +14,14 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from nacre import files, settings
 from nacre.errors import NacreError, choose, nearest
@@ -228,6 +231,10 @@ class Store:
         """Of all finished runs."""
         return {key for (key,) in self.base.execute("select key from runs")}
 
+    def holds(self, key: str) -> bool:
+        """Whether a run is finished, by whomever."""
+        return self.base.execute("select 1 from runs where key = ?", (key,)).fetchone() is not None
+
     def all(self) -> list[dict[str, Any]]:
         """What the metrics.json of every run held, whatever study it belongs to."""
         return [json.loads(metrics) for (metrics,) in self.base.execute("select metrics from runs")]
@@ -319,7 +326,7 @@ def conduct(
     threads: int,
     show: Show,
 ) -> list[Progress]:
-    """Compute the trials that are not stored yet, in parallel processes.
+    """Compute the trials that are not stored yet, in parallel processes; one that another study is computing is left to that one.
 
     Args:
         study: whose runs they are.
@@ -333,24 +340,30 @@ def conduct(
         The runs that failed, with their errors.
     """
     there = store.keys()
-    left = list({trial.key: trial for trial in trials if trial.key not in there}.values())
+    left = {trial.key: trial for trial in trials if trial.key not in there}
     scratch = study.store.with_suffix(".unfinished")
     running: dict[str, Progress] = {}
     failed: list[Progress] = []
     processes: set[subprocess.Popen[str]] = set()
+    waiting: dict[Future[Progress], tuple[Trial, FileLock]] = {}
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            waiting = {pool.submit(one, trial, scratch / trial.key, threads, running, processes): trial for trial in left}
-            while waiting:
+            while left or waiting:
+                for trial, lock in free(left, scratch, store, jobs - len(waiting)):
+                    waiting[pool.submit(one, trial, scratch / trial.key, threads, running, processes)] = trial, lock
+                if not waiting:
+                    time.sleep(1.0)
                 done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
                 ended = [future.result() for future in done]
                 for future, progress in zip(done, ended, strict=True):
-                    trial = waiting.pop(future)
+                    trial, lock = waiting.pop(future)
                     if progress.error:
                         failed.append(progress)
+                        lock.release()
                     else:
                         store.add(trial, scratch / trial.key)
                         shutil.rmtree(scratch / trial.key)
+                        dismiss(lock)
                 show(list(running.values()), ended)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -360,6 +373,32 @@ def conduct(
     if scratch.is_dir() and not any(scratch.iterdir()):
         scratch.rmdir()
     return failed
+
+
+def free(left: dict[str, Trial], scratch: Path, store: Store, most: int) -> Iterator[tuple[Trial, FileLock]]:
+    """Take up to `most` runs out of `left` that nobody else computes, each with its lock; those that another has stored go too."""
+    for key in list(left):
+        if most < 1:
+            return
+        scratch.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(scratch / f"{key}.lock", thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        trial = left.pop(key)
+        if store.holds(key):
+            dismiss(lock)
+        else:
+            most -= 1
+            yield trial, lock
+
+
+def dismiss(lock: FileLock) -> None:
+    """Let a stored run's lock go; who waits for it, or makes it anew, finds the run stored."""
+    lock.release()
+    with suppress(OSError):
+        Path(lock.lock_file).unlink()
 
 
 def one(trial: Trial, folder: Path, threads: int, running: dict[str, Progress], processes: set[subprocess.Popen[str]]) -> Progress:
@@ -388,7 +427,7 @@ def one(trial: Trial, folder: Path, threads: int, running: dict[str, Progress], 
 
 
 def parallel(trial: Trial, cores: int) -> tuple[int, int]:
-    """How many runs at once, and threads for each, measured to bring the most images per second on this machine's cores.
+    """How many runs at once, and threads for each, measured side by side to bring the most images per second on this machine's cores.
 
     Reads the trial's data, which leaves them decoded for the runs.
     """
@@ -401,16 +440,21 @@ def parallel(trial: Trial, cores: int) -> tuple[int, int]:
     stream = trial.experiment.stream()
     if runtime.device.type != "cpu" or cores == 1:
         return 1, cores
-    model = trial.experiment.method.whole(stream.source.spec)
-    model.grow(len(stream.source.classes))
     hardware = trial.experiment.hardware
     choice = next(pair for pair in reversed(CHOICES) if hardware.precision in ("auto", pair[0]) and hardware.layout in ("auto", pair[1]))
+    model = trial.experiment.method.whole(stream.source.spec)
+    model.grow(len(stream.source.classes))
+
+    def seconds(threads: int) -> float:
+        torch.set_num_threads(threads)
+        return measure(runtime, model, min(trial.experiment.method.optim.batch, 64), 3, choice)
+
     rates = {}
     before = torch.get_num_threads()
     for threads in counts(cores):
-        torch.set_num_threads(threads)
-        seconds = measure(runtime, model, min(trial.experiment.method.optim.batch, 64), 3, choice)
-        rates[threads] = cores // threads / seconds
+        jobs = cores // threads
+        with ThreadPoolExecutor(jobs) as pool:
+            rates[threads] = jobs / max(pool.map(seconds, [threads] * jobs))
     torch.set_num_threads(before)
     best = max(rates, key=rates.__getitem__)
     return cores // best, best

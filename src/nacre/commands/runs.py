@@ -207,12 +207,16 @@ def study(
         failed: list[studies.Progress] = []
         if not show:
             kept = studies.Store(plan.store)
-            if jobs is None or threads is None:
+            there = kept.keys()
+            left = [trial for trial in trials if trial.key not in there]
+            if left and (jobs is None or threads is None):
                 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-                best = studies.parallel(trials[0], cores)
+                best = studies.parallel(left[0], cores)
                 jobs, threads = jobs or best[0], threads or best[1]
+            jobs, threads = jobs or 1, threads or 1
             screen = Console(stderr=True)
-            screen.print(f"{len(trials)} runs, {jobs} at once with {threads} threads each; finished ones go to {escape(str(plan.store))}")
+            how = f"{len(left)} are left, {jobs} at once with {threads} threads each; finished ones go to" if left else "all are stored in"
+            screen.print(f"{len(trials)} runs, {how} {escape(str(plan.store))}")
             finished = studies.table(plan, kept.rows(trials))
             with Live(console=screen, auto_refresh=False, transient=True) as live:
 
