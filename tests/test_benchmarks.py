@@ -54,13 +54,15 @@ def test_predict() -> None:
 def test_methods() -> None:
     names = ["replay", "lwf", "er-ace", "der++", "agem", "der", "pass", "slda"]
     quick = ["--backbone", "resnet20", "--batch", "8", "--steps", "2", "--rounds", "1", "--size", "8", "--no-memory"]
+    quick += ["--epochs", "1000"]  # so that only the fits count
     found = run("methods.py", *quick, "--methods", *names)
     rows = {row["method"]: row for row in found["rows"]}
     assert list(rows) == names
     assert all(row["images_per_second"] > 0 and row["least"] <= row["ratio"] <= row["most"] for row in rows.values())
     forwards = {"replay": 3, "lwf": 4, "er-ace": 6, "der++": 9, "agem": 6, "der": 4, "pass": 16}  # a step of replay is three
     assert {name: 3 / rows[name]["expected"] for name in forwards} == pytest.approx(forwards, rel=0.01)
-    assert rows["slda"]["expected"] is None
+    assert rows["slda"]["expected"] == pytest.approx(3, rel=0.05)  # features once, and covariances that are small beside them
+    assert all(row["beside"] > 0 for row in found["rows"])
     assert rows["slda"]["memory"] is None
 
 
