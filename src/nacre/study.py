@@ -345,25 +345,17 @@ def conduct(
     running: dict[str, Progress] = {}
     failed: list[Progress] = []
     processes: set[subprocess.Popen[str]] = set()
-    waiting: dict[Future[Progress], tuple[Trial, FileLock]] = {}
+    waiting: dict[Future[Progress], FileLock] = {}
     with ThreadPoolExecutor(jobs) as pool:
         try:
             while left or waiting:
                 for trial, lock in free(left, scratch, store, jobs - len(waiting)):
-                    waiting[pool.submit(one, trial, scratch / trial.key, threads, running, processes)] = trial, lock
+                    waiting[pool.submit(one, trial, scratch / trial.key, threads, running, processes)] = lock
                 if not waiting:
                     time.sleep(1.0)
                 done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
-                ended = [future.result() for future in done]
-                for future, progress in zip(done, ended, strict=True):
-                    trial, lock = waiting.pop(future)
-                    if progress.error:
-                        failed.append(progress)
-                        lock.release()
-                    else:
-                        store.add(trial, scratch / trial.key)
-                        shutil.rmtree(scratch / trial.key)
-                        dismiss(lock)
+                ended = [put_away(future.result(), waiting.pop(future), store, scratch) for future in done]
+                failed += [progress for progress in ended if progress.error]
                 show(list(running.values()), ended)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -392,6 +384,18 @@ def free(left: dict[str, Trial], scratch: Path, store: Store, most: int) -> Iter
         else:
             most -= 1
             yield trial, lock
+
+
+def put_away(progress: Progress, lock: FileLock, store: Store, scratch: Path) -> Progress:
+    """Store what a run left, unless it failed, and let it go."""
+    if progress.error:
+        lock.release()
+    else:
+        folder = scratch / progress.trial.key
+        store.add(progress.trial, folder)
+        shutil.rmtree(folder)
+        dismiss(lock)
+    return progress
 
 
 def dismiss(lock: FileLock) -> None:
