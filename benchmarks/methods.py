@@ -21,7 +21,7 @@ gives until the gradients are there. So a step holds that for every image that i
 are the weights of all models of the fits, a gradient and a momentum for every weight that learns, and the statistics that a method
 carries from stage to stage.
 
-    python benchmarks/methods.py [--methods NAME ...] [--rounds N] [--json]
+    python benchmarks/methods.py [--methods NAME ...] [--rounds N] [--json | --markdown]
     python benchmarks/methods.py --bytes     writes the bytes that `nacre methods` shows
 """
 
@@ -245,7 +245,7 @@ def measure(name: str, plain: Rig, options: argparse.Namespace) -> dict[str, Any
     mine = rig(name, plain.learner.runtime, options)
     turns = [(mine.seconds() / mine.images, plain.seconds() / plain.images) for _ in range(options.rounds + 1)][1:]  # the first warms up
     ratios = [other / own for own, other in turns]
-    expected, memory = over(plain.operations(), mine.operations()), over(mine.held(), plain.held())
+    expected, memory = plain.operations() / mine.operations(), over(mine.held(), plain.held())
     ratio = median(ratios)
     return {
         "method": name,
@@ -254,7 +254,7 @@ def measure(name: str, plain: Rig, options: argparse.Namespace) -> dict[str, Any
         "least": min(ratios),
         "most": max(ratios),
         "expected": expected,
-        "shortfall": None if expected is None else 1 - ratio / expected,
+        "shortfall": 1 - ratio / expected,
         "beside": mine.beside / len(mine.stage.train) / median(other for _, other in turns),
         "expected_memory": memory,
     }
@@ -300,7 +300,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         row["memory"] = peaks[row["method"]] / peaks["replay"] if peaks.get("replay") else None
     return {
         "rows": rows,
-        "short": [row["method"] for row in rows if row["shortfall"] is not None and row["shortfall"] > ALLOWED],
+        "short": [row["method"] for row in rows if row["shortfall"] > ALLOWED],
         "heavy": [row["method"] for row in rows if (over(row["memory"], row["expected_memory"]) or 0) > 1 + ALLOWED],
         "replay_peak_bytes": peaks.get("replay"),
         "device": runtime.describe(),
@@ -311,27 +311,56 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+HEADS = ("method", "images/s", "ratio", "spread", "expected", "short", "beside", "memory", "expected memory")
+"""Of the table."""
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """What stands below the heads."""
+    memory = ["-" if value is None else f"{value:.2f}" for value in (row["memory"], row["expected_memory"])]
+    span = f"{row['least']:.2f} - {row['most']:.2f}"
+    short = f"{100 * row['shortfall']:.0f} %"
+    return [
+        row["method"],
+        f"{row['images_per_second']:,.0f}",
+        f"{row['ratio']:.2f}",
+        span,
+        f"{row['expected']:.2f}",
+        short,
+        f"{row['beside']:.2f}",
+        *memory,
+    ]
+
+
+def remarks(found: dict[str, Any]) -> list[str]:
+    """What stands below the table."""
+    short, heavy = (", ".join(found[name]) or "none" for name in ("short", "heavy"))
+    return [
+        f"{found['backbone']}, {found['size']} x {found['size']} pixels, batch {found['batch']}, {found['device']}, {found['precision']}, "
+        f"{found['layout']}; ratio, memory and what is expected of them are over those of replay",
+        f"beside: what a stage does beside its fits, in epochs of replay over its images; a stage has {found['epochs']} epochs",
+        f"slower by more than {100 * ALLOWED:.0f} % than their passes lead one to expect: {short}",
+        f"heavier by more than {100 * ALLOWED:.0f} % than what their steps hold leads one to expect: {heavy}",
+    ]
+
+
 def show(found: dict[str, Any]) -> None:
     """Print the table."""
-    title = f"{found['backbone']}, {found['size']} x {found['size']} pixels, batch {found['batch']}"
-    table = Table(title=title, box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("method", no_wrap=True)
-    for column in ("images/s", "ratio", "spread", "expected", "short", "beside", "memory", "expected"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in HEADS:
+        table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
     for row in found["rows"]:
-        expected = ["-", "-"] if row["expected"] is None else [f"{row['expected']:.2f}", f"{100 * row['shortfall']:.0f} %"]
-        memory = ["-" if value is None else f"{value:.2f}" for value in (row["memory"], row["expected_memory"])]
-        span = f"{row['least']:.2f} - {row['most']:.2f}"
-        beside = f"{row['beside']:.2f}"
-        table.add_row(row["method"], f"{row['images_per_second']:,.0f}", f"{row['ratio']:.2f}", span, *expected, beside, *memory)
-    console = Console()
-    console.print(table)
-    console.print(f"{found['device']}, {found['precision']}, {found['layout']}; ratio, memory and expectations are over those of replay")
-    console.print(f"beside: what a stage does beside its fits, in epochs of replay over its images; a stage has {found['epochs']} epochs")
-    short = ", ".join(found["short"]) or "none"
-    console.print(f"slower by more than {100 * ALLOWED:.0f} % than their passes lead one to expect: {short}")
-    heavy = ", ".join(found["heavy"]) or "none"
-    console.print(f"heavier by more than {100 * ALLOWED:.0f} % than what their steps hold leads one to expect: {heavy}")
+        table.add_row(*cells(row))
+    wide = Console()
+    Console(width=None if wide.is_terminal else 400).print(table)
+    for line in remarks(found):
+        wide.print(line)
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The table as it stands in a page."""
+    lines = [HEADS, ["---", *["---:"] * (len(HEADS) - 1)], *([f"`{name}`", *rest] for name, *rest in map(cells, found["rows"]))]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(f"\n{line}." for line in remarks(found))])
 
 
 def write_bytes() -> None:
@@ -348,6 +377,7 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    parser.add_argument("--markdown", action="store_true", help="the table as Markdown")
     parser.add_argument("--bytes", action="store_true", help="find and write the bytes carried, and nothing else")
     parser.add_argument("--methods", nargs="+", choices=FROM_SCRATCH, default=FROM_SCRATCH, metavar="NAME")
     parser.add_argument("--rounds", type=int, default=5, help="turns that count")
@@ -369,6 +399,8 @@ def main() -> None:
         print(growth(options.peak, options))
     elif options.json:
         print(json.dumps(report(options)))
+    elif options.markdown:
+        print(markdown(report(options)))
     else:
         show(report(options))
 
