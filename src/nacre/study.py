@@ -362,8 +362,8 @@ def conduct(
             for process in list(processes):
                 process.kill()  # its folder holds what it has done
             raise
-    if scratch.is_dir() and not any(scratch.iterdir()):
-        scratch.rmdir()
+    with suppress(OSError):
+        scratch.rmdir()  # unless a run is left in it, another study's or one that failed
     return failed
 
 
