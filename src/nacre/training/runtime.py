@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nacre.errors import NacreError
 from nacre.limits import free_memory
 from nacre.models.norm import BatchNorm
+from nacre.training.precision import computing
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -100,7 +101,7 @@ class Runtime:
 
     def autocast(self) -> AbstractContextManager[None]:
         """Compute in the run's precision."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.hardware.precision == "bf16")
+        return computing(self.hardware.precision, self.device)
 
     @property
     def format(self) -> torch.memory_format:

@@ -20,6 +20,7 @@ from nacre import files
 from nacre.data import cache
 from nacre.errors import NacreError
 from nacre.models.model import Model
+from nacre.training.precision import computing
 from nacre.training.runtime import Runtime, reformatted
 
 Choice = tuple[Literal["fp32", "bf16"], Literal["contiguous", "channels-last"]]
@@ -79,7 +80,7 @@ def measure(runtime: Runtime, model: Model, batch: int, repeats: int, choice: Ch
     seconds = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
-        with torch.autocast(runtime.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with computing(precision, runtime.device):
             out = twin(images, decode=True)
         score = out.features.square().mean() + (0 if out.reconstruction is None else out.reconstruction.square().mean())
         torch.autograd.grad(score, weights, allow_unused=True)
