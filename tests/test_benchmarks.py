@@ -21,6 +21,12 @@ def run(name: str, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+def test_precision() -> None:
+    found = run("precision.py", "--backbone", "small", "--batch", "4", "--rounds", "1")
+    assert set(found["images_per_second"]) == {"fp32", "nacre", "autocast"}
+    assert all(ratio["median"] > 0 for ratio in found["over_fp32"].values())
+
+
 def test_loop() -> None:
     found = run(
         "loop.py", "--device", "cpu", "--precision", "fp32", "--backbone", "resnet20", "--batch", "8", "--steps", "2", "--rounds", "1"
