@@ -11,8 +11,9 @@ more where its weights learn, and once more where something before it learns. So
 alone cost their forward pass, and the decoder what its layers cost. A teacher costs its forward pass. `turns` shows everything four
 times, `views` so many times. Rehearsal in a ratio shows so many images more; one that stands apart, for a gradient of its own, shows
 them to the model alone. Losses, gradients' treatment and heads are expected to cost nothing, so that their cost is what falls short.
-Beside the fits, PyTorch's own counter counts the operations of convolutions and products of matrices, and those of any other kind,
-such as an inverse, a support vector machine or a clustering, are expected to cost nothing.
+Beside the fits, PyTorch's own counter counts the operations of convolutions and products of matrices, and ours those of factors,
+inverses and solutions; in double precision each counts as two, because half as many fit into a vector. Those of any other kind, such as
+a support vector machine or a clustering, are expected to cost nothing.
 
 Peak memory is the growth of a process of its own over the whole stage, over that of replay; the median of three processes counts,
 whose allocator gives large blocks back.
@@ -134,7 +135,7 @@ def rig(name: str, runtime: Runtime, options: argparse.Namespace) -> Rig:
     It is done three times, the last one by a slower program that counts operations; the shorter time of the others is taken.
     """
     whole = [prepared(name, runtime, options) for _ in range(2)]
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ALGEBRA) as counter:
         prepared(name, runtime, options, counter)
     return replace(min(whole, key=lambda one: one.beside), counted=counter.get_total_flops())
 
@@ -166,6 +167,48 @@ def stage(index: int, count: int, spec: ImageSpec) -> Stage:
     draw = torch.Generator().manual_seed(index)
     samples = Samples.of(torch.randint(0, 256, (len(labels), *spec.shape), dtype=torch.uint8, generator=draw), labels)
     return Stage(index, classes.start, classes.stop, tuple(map(str, classes)), samples, samples.take(labels < 0))
+
+
+def product(*given: Tensor, out_val: Tensor, **rest: object) -> int:
+    """Operations of the product of the last two matrices given."""
+    return lanes(out_val) * 2 * out_val.numel() * given[-2].shape[-1]
+
+
+def factor(matrix: Tensor, *given: object, **rest: object) -> int:
+    """Operations of Cholesky's factor of n x n: n^3 / 3."""
+    return lanes(matrix) * len(matrix) ** 3 // 3
+
+
+def backward_and_forward(sides: Tensor, triangle: Tensor, *given: object, **rest: object) -> int:
+    """Operations of solving twice for k right sides with a triangle n x n: 2 n^2 k."""
+    return lanes(sides) * 2 * sides.numel() * len(triangle)
+
+
+def elimination(matrix: Tensor, sides: Tensor, *given: object, **rest: object) -> int:
+    """Operations of Gauss's elimination of n x n with k right sides: 2 n^3 / 3 + 2 n^2 k."""
+    return lanes(matrix) * (2 * len(matrix) ** 3 // 3 + 2 * sides.numel() * len(matrix))
+
+
+def inverse(matrix: Tensor, *given: object, **rest: object) -> int:
+    """Operations of inverting n x n: 2 n^3."""
+    return lanes(matrix) * 2 * len(matrix) ** 3
+
+
+def lanes(value: Tensor) -> int:
+    """By how much an operation counts: a vector holds half as many numbers in double precision."""
+    return 2 if value.dtype == torch.float64 else 1
+
+
+ALGEBRA: dict[Any, Any] = {
+    **dict.fromkeys([torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm], product),
+    torch.ops.aten.linalg_cholesky_ex: factor,
+    torch.ops.aten.cholesky_solve: backward_and_forward,
+    torch.ops.aten._linalg_solve_ex: elimination,
+    torch.ops.aten.linalg_inv_ex: inverse,
+}
+"""How operations on matrices are counted."""
+for formula in ALGEBRA.values():
+    formula._get_raw = True  # it is given tensors, not their shapes: precision counts
 
 
 class Cost(NamedTuple):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from nacre.methods import METHODS
 
@@ -70,6 +75,25 @@ def test_methods() -> None:
     assert rows["slda"]["expected"] == pytest.approx(3, rel=0.05)  # features once, and covariances that are small beside them
     assert all(row["beside"] > 0 for row in found["rows"])
     assert rows["slda"]["memory"] is None
+
+
+def test_operations_on_matrices_are_counted_by_their_textbook_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    algebra = importlib.import_module("methods").ALGEBRA
+    square, sides = torch.eye(30, dtype=torch.float64), torch.ones(30, 7, dtype=torch.float64)
+
+    def counted(compute: Callable[[], object]) -> int:
+        with FlopCounterMode(display=False, custom_mapping=algebra) as counter:
+            compute()
+        return counter.get_total_flops()
+
+    assert counted(lambda: square.float() @ sides.float()) == 2 * 30 * 30 * 7
+    assert counted(lambda: square @ sides) == 2 * 2 * 30 * 30 * 7
+    assert counted(lambda: nn.functional.linear(sides.T.float(), square.float(), torch.ones(30))) == 2 * 7 * 30 * 30
+    assert counted(lambda: torch.linalg.cholesky(square)) == 2 * 30**3 // 3
+    assert counted(lambda: torch.cholesky_solve(sides, square)) == 2 * 2 * 30**2 * 7
+    assert counted(lambda: torch.linalg.solve(square, sides)) == 2 * (2 * 30**3 // 3 + 2 * 30**2 * 7)
+    assert counted(lambda: torch.linalg.inv(square)) == 2 * 2 * 30**3
 
 
 @pytest.mark.slow

@@ -67,7 +67,8 @@ class Ridge(Growing):
     """Ridge regression onto class indicators from randomly expanded features, updated by what is new alone.
 
     The update gives the solution over all samples so far: with R = (X'X + gamma I)^-1 and new rows X,
-    K = (I + X R X')^-1, R <- R - R X' K X R, W <- W + R X' (Y - X W) (Zhuang et al., NeurIPS 2022, theorem 1).
+    K = (I + X R X')^-1, R <- R - R X' K X R, W <- W + R X' (Y - X W) (Zhuang et al., NeurIPS 2022, theorem 1). The new R times X'
+    is R X' K, which is there already.
 
     Args:
         dim: D.
@@ -113,9 +114,10 @@ class Ridge(Growing):
         for x, y in zip(features.split(chunk), targets.double().split(chunk), strict=True):
             wide = self.expanded(x).double()
             spread = wide @ inverse
-            gain = torch.linalg.solve(torch.eye(len(x), dtype=torch.float64, device=x.device) + spread @ wide.T, spread)
+            inner = torch.eye(len(x), dtype=torch.float64, device=x.device) + spread @ wide.T
+            gain = torch.cholesky_solve(spread, torch.linalg.cholesky(inner))
             inverse -= spread.T @ gain
-            weight += (y - wide @ weight.T).T @ (wide @ inverse)
+            weight += (y - wide @ weight.T).T @ gain
         self.table = Table(weight=weight.float())
 
     def forward(self, features: Tensor) -> Tensor:
