@@ -26,9 +26,10 @@ def test_a_table_is_what_its_command_prints_of_the_stored_runs(command: str, tab
     assert table.strip() == result.stdout.strip()
 
 
-def test_no_table_of_results_stands_without_its_command() -> None:
-    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    assert len(PAGES["results.md"]) == len(re.findall(r"^\| ---", text, re.MULTILINE)) > 0
+@pytest.mark.parametrize("page", ["results.md", "evidence.md"])
+def test_no_table_of_results_stands_without_its_command(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert len(PAGES[page]) == len(re.findall(r"^\| ---", text, re.MULTILINE)) > 0
 
 
 @pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{name}" for name in PAGES if name != "README.md")])

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from nacre.cli import app
@@ -133,6 +134,37 @@ def test_two_studies_at_once_compute_every_run_once(tmp_path: Path) -> None:
     study = Study.load(path)
     assert len(Store(study.store).rows(study.trials())) == 4
     assert not study.store.with_suffix(".unfinished").exists()
+
+
+def test_a_study_says_that_it_waits_for_another(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    study = Study.load(path)
+    trial = study.trials()[0]
+    scratch = study.store.with_suffix(".unfinished")
+    scratch.mkdir(parents=True)
+    command = [
+        sys.executable,
+        "-m",
+        "nacre",
+        "study",
+        str(path),
+        "--jobs",
+        "1",
+        "--threads",
+        "1",
+        "--arm",
+        trial.arm,
+        "--seed",
+        str(trial.seed),
+    ]
+    with FileLock(scratch / f"{trial.key}.lock"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        assert any("under way in another study" in line for line in iter(process.stderr.readline, ""))
+        assert process.poll() is None
+    rest = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, rest
+    assert rest.count("last accuracy") == 1  # the other one left without a result, so this one computes it
 
 
 def until(true: object, seconds: float = 120) -> None:

@@ -312,6 +312,8 @@ class Progress:
     stages: int = 0
     accuracy: float = math.nan
     error: str = ""
+    elsewhere: bool = False
+    """Another study computes it."""
 
 
 Show = Callable[[Sequence[Progress], Sequence[Progress]], None]
@@ -334,7 +336,8 @@ def conduct(
         store: takes each when it is finished.
         jobs: processes at once.
         threads: of each.
-        show: called every second, and whenever runs end, with the runs that are under way and those that just ended.
+        show: called every second, and whenever runs end, with the runs that are under way and those that just ended; where all that
+            is left is with another study, with that.
 
     Returns:
         The runs that failed, with their errors.
@@ -356,7 +359,8 @@ def conduct(
                 done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
                 ended = [put_away(future.result(), waiting.pop(future), store, scratch) for future in done]
                 failed += [progress for progress in ended if progress.error]
-                show(list(running.values()), ended)
+                awaited = [] if waiting else [Progress(trial, elsewhere=True) for trial in left.values()]
+                show([*running.values(), *awaited], ended)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(processes):

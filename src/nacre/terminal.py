@@ -228,10 +228,15 @@ def study_table(study: Study, entries: Sequence[dict[str, Any]], running: Sequen
     for entry in entries:
         data = [escape(entry["data"])] if len(study.data) > 1 else []
         table.add_row(escape(entry["arm"]), *data, f"{entry['runs']}/{len(study.seeds)}", *study_cells(study, entry))
-    under_way = [f"{escape(doing.trial.arm)} seed {doing.trial.seed} stage {doing.stage + 1}/{doing.stages or '?'}" for doing in running]
+    under_way = [f"{escape(doing.trial.arm)} seed {doing.trial.seed} {whereabouts(doing)}" for doing in running]
     lines = [escape(line) for line in study_sources(study)] + ([f"under way: {', '.join(under_way)}"] if under_way else [])
     table.caption = "\n".join(lines) or None
     return table
+
+
+def whereabouts(doing: Doing) -> str:
+    """How far a run is, as far as that is known here."""
+    return "in another study" if doing.elsewhere else f"stage {doing.stage + 1}/{doing.stages or '?'}"
 
 
 def comparison_table(found: Comparison) -> Table:

@@ -33,6 +33,7 @@ from nacre.errors import NacreError
 
 if TYPE_CHECKING:
     from nacre.experiment import Experiment, Run
+    from nacre.study import Progress, Study, Trial
 
 
 def run(
@@ -191,44 +192,17 @@ def study(
 ) -> None:
     """Compute a study's runs in parallel processes, each stored when it is done and never computed twice; go on after a kill."""
     with plain_errors():
-        import os
         from dataclasses import replace
 
-        from rich.live import Live
-
         from nacre import study as studies
-        from nacre.terminal import ended_line, study_markdown, study_table
+        from nacre.terminal import study_markdown, study_table
 
         plan = studies.Study.load(path)
         plan = replace(plan.among(arm or (), data or ()), store=store or plan.store, seeds=tuple(seed or plan.seeds))
         trials = plan.trials()
         if show and not plan.store.exists() and not plan.published:
             raise NacreError(f"{plan.store} is not there: no run of this study is finished. Leave out --show to compute them.")
-        failed: list[studies.Progress] = []
-        if not show:
-            kept = studies.Store(plan.store)
-            there = kept.keys()
-            left = [trial for trial in trials if trial.key not in there]
-            if left and (jobs is None or threads is None):
-                cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-                best = studies.parallel(left[0], cores)
-                jobs, threads = jobs or best[0], threads or best[1]
-            jobs, threads = jobs or 1, threads or 1
-            screen = Console(stderr=True)
-            how = f"{len(left)} are left, {jobs} at once with {threads} threads each; finished ones go to" if left else "all are stored in"
-            screen.print(f"{len(trials)} runs, {how} {escape(str(plan.store))}")
-            finished = studies.table(plan, kept.rows(trials))
-            with Live(console=screen, auto_refresh=False, transient=True) as live:
-
-                def draw(running: Sequence[studies.Progress], ended: Sequence[studies.Progress]) -> None:
-                    nonlocal finished
-                    for doing in ended:
-                        screen.print(ended_line(doing), highlight=False)
-                    finished = studies.table(plan, kept.rows(trials)) if ended else finished
-                    if screen.is_terminal:
-                        live.update(study_table(plan, finished, running), refresh=True)
-
-                failed = studies.conduct(plan, trials, kept, jobs, threads, draw)
+        failed = [] if show else computed(plan, trials, jobs, threads)
         entries = studies.table(plan, studies.stored(plan.store, trials))
         if as_json:
             from nacre.files import as_json as text
@@ -241,6 +215,43 @@ def study(
             Console(width=None if wide.is_terminal else 400).print(study_table(plan, entries, []))
         if failed:
             raise NacreError("\n".join(f"{doing.trial.arm}, seed {doing.trial.seed}: {doing.error}" for doing in failed))
+
+
+def computed(plan: Study, trials: Sequence[Trial], jobs: int | None, threads: int | None) -> list[Progress]:
+    """Compute what is not stored of a study, and show how it goes; returns the runs that failed."""
+    import os
+
+    from rich.live import Live
+
+    from nacre import study as studies
+    from nacre.terminal import ended_line, study_table
+
+    kept = studies.Store(plan.store)
+    there = kept.keys()
+    left = [trial for trial in trials if trial.key not in there]
+    if left and (jobs is None or threads is None):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        best = studies.parallel(left[0], cores)
+        jobs, threads = jobs or best[0], threads or best[1]
+    jobs, threads = jobs or 1, threads or 1
+    screen = Console(stderr=True)
+    how = f"{len(left)} are left, {jobs} at once with {threads} threads each; finished ones go to" if left else "all are stored in"
+    screen.print(f"{len(trials)} runs, {how} {escape(str(plan.store))}")
+    finished, waits = studies.table(plan, kept.rows(trials)), False
+    with Live(console=screen, auto_refresh=False, transient=True) as live:
+
+        def draw(running: Sequence[Progress], ended: Sequence[Progress]) -> None:
+            nonlocal finished, waits
+            for doing in ended:
+                screen.print(ended_line(doing), highlight=False)
+            if not waits and any(doing.elsewhere for doing in running):
+                waits = True
+                screen.print("what is left is under way in another study: waiting for it")
+            finished = studies.table(plan, kept.rows(trials)) if ended else finished
+            if screen.is_terminal:
+                live.update(study_table(plan, finished, running), refresh=True)
+
+        return studies.conduct(plan, trials, kept, jobs, threads, draw)
 
 
 def protocols() -> None:
