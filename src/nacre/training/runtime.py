@@ -34,7 +34,8 @@ class Hardware:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto`: the accelerator where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`bf16` computes in bfloat16 and keeps weights in float32; `auto`: what is measured to be faster."""
+    """`bf16` computes in bfloat16, on any processor (`nacre.training.precision`), and keeps weights in float32; `auto`: what is
+    measured to be faster."""
     layout: Literal["auto", "channels-last", "contiguous"] = "auto"
     """Order of the images in memory; `auto`: what is measured to be faster."""
     compile: bool = False
