@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nacre.cli import app
+from nacre.compare_report import signed
 from nacre.evaluation.paired import difference
 from nacre.study import Store, Study
 
@@ -72,6 +73,13 @@ def asked(*arguments: object) -> Any:
     result = CliRunner().invoke(app, ["compare", *map(str, arguments)])
     assert result.exit_code == 0, result.output
     return result.output
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.04, "+0.0"), (-0.04, "-0.0"), (0.0, "0.0"), (-1e-17, "0.0"), (1.26, "+1.3"), (-1.26, "-1.3")]
+)
+def test_what_is_rounded_to_zero_keeps_its_sign(value: float, text: str) -> None:
+    assert signed(value, "+.1f").replace("\N{MINUS SIGN}", "-") == text
 
 
 def test_differences_are_paired_by_seed(study: Path) -> None:

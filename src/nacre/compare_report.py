@@ -16,6 +16,9 @@ from nacre.evaluation.measures import MEASURES
 from nacre.evaluation.paired import Difference
 from nacre.evaluation.report import pages, shown
 
+EXACT = 1e-9
+"""What is nearer to zero than that is zero, but for the last bits of floating point."""
+
 
 def level(value: float, name: str) -> str:
     """A measure's number: shares in percent, others with three digits."""
@@ -27,8 +30,16 @@ def interval(gap: Difference, name: str) -> str:
     """A difference, in points where it is one of shares, with its 95 % interval where it has one."""
     scale = MEASURES[name].scale
     form = "+.1f" if scale > 1 else "+,.3g"
-    middle = shown(scale * gap.mean, form)
-    return f"{middle} [{shown(scale * gap.low, form)}, {shown(scale * gap.high, form)}]" if gap.n > 1 else middle
+    middle = signed(scale * gap.mean, form)
+    return f"{middle} [{signed(scale * gap.low, form)}, {signed(scale * gap.high, form)}]" if gap.n > 1 else middle
+
+
+def signed(value: float, form: str) -> str:
+    """A number that keeps its sign where it is rounded to zero: it tells whether an interval holds zero."""
+    text = shown(value, form)
+    if text[0] in "0." and abs(value) > EXACT:
+        return ("+" if value > 0 else "−") + text  # noqa: RUF001 - a typographic minus
+    return text
 
 
 def chance(gap: Difference) -> str:

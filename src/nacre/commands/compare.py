@@ -16,9 +16,9 @@ from nacre.errors import NacreError
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="STUDY.toml|RUN...", help="One study's file, or the folders of runs.")],
     baseline: Annotated[
-        str | None, typer.Option(help="What the others are compared with, as the table names it; by default the first.")
+        str | None, typer.Option(help="What all others are compared with, whatever the study sets them against; by default its first arm.")
     ] = None,
-    arm: Annotated[list[str] | None, typer.Option(help="Only this arm against its baseline; may be given again.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm, and Holm over those given; may be given again.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only pairs of this seed; may be given again.")] = None,
     readout: Annotated[str | None, typer.Option(help="Whose answers count: head, nearest_mean, linear; by default each method's.")] = None,
     measure: Annotated[list[str] | None, typer.Option(help="What to compare, such as drift; may be given again.")] = None,

@@ -184,7 +184,9 @@ def study(
     data: Annotated[list[str] | None, typer.Option(help="Only this data set of the study; may be given again.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be given again.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs at once; found by measuring.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of each run; found by measuring.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of each run; found by measuring, or with --jobs the cores shared among them.")
+    ] = None,
     store: Annotated[Path | None, typer.Option(help="SQLite file of finished runs; by default the study's own.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Compute nothing; show what is stored.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
@@ -229,11 +231,12 @@ def computed(plan: Study, trials: Sequence[Trial], jobs: int | None, threads: in
     kept = studies.Store(plan.store)
     there = kept.keys()
     left = [trial for trial in trials if trial.key not in there]
-    if left and (jobs is None or threads is None):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        best = studies.parallel(left[0], cores)
-        jobs, threads = jobs or best[0], threads or best[1]
-    jobs, threads = jobs or 1, threads or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if left and jobs is None:
+        jobs, most = studies.parallel(left[0], cores)
+        threads = threads or most
+    jobs = jobs or 1
+    threads = threads or max(1, cores // jobs)
     screen = Console(stderr=True)
     how = f"{len(left)} are left, {jobs} at once with {threads} threads each; finished ones go to" if left else "all are stored in"
     screen.print(f"{len(trials)} runs, {how} {escape(str(plan.store))}")

@@ -75,6 +75,7 @@ def average(values: list[float]) -> float:
 
 MEASURES: dict[str, Measure] = {
     "average_incremental": Measure("average incremental accuracy", summary("average_incremental"), less=False),
+    "average_incremental_later": Measure("average incremental accuracy after stage 1", summary("average_incremental_later"), less=False),
     "last": Measure("last accuracy", summary("last"), less=False),
     "forgetting": Measure("forgetting", summary("forgetting"), less=True),
     "probe": Measure("feature probe", summary("probe"), less=False),
@@ -85,6 +86,12 @@ MEASURES: dict[str, Measure] = {
     "old_to_new": Measure("old taken for new", stages("errors", "old_to_new"), less=True),
     "new_to_old": Measure("new taken for old", stages("errors", "new_to_old"), less=True),
     "old_to_old": Measure("old taken for other old", stages("errors", "old_to_old"), less=True),
+    "novelty_reconstruction": Measure(
+        "unseen classes told by reconstruction (AUROC)", stages("novelty", "reconstruction", "auroc"), less=False
+    ),
+    "novelty_energy": Measure("by energy", stages("novelty", "energy", "auroc"), less=False),
+    "novelty_softmax": Measure("by softmax", stages("novelty", "softmax", "auroc"), less=False),
+    "novelty_mahalanobis": Measure("by Mahalanobis distance", stages("novelty", "mahalanobis", "auroc"), less=False),
     "feature_norm": Measure("feature norm", logged("feature_norm"), scale=1),
     "gradient_ratio": Measure("reconstruction's gradient over classification's", logged("gradient_ratio"), scale=1),
     "gradient_cosine": Measure("cosine of the two gradients", logged("gradient_cosine"), scale=1),

@@ -20,8 +20,9 @@ from nacre.training.phases import Fit, Phase, Remember
 class AGEM(Method):
     """Cross-entropy on the new images, whose gradient loses what would raise the loss of the remembered ones.
 
-    The reference batch is as large as the batch of new images; the authors' is of 256 images beside ten new ones. Their single pass of
-    plain descent is `optim.epochs=1`, `optim.momentum=0` and `optim.weight_decay=0`: momentum and decay act on what was projected.
+    All classes seen compete; the paper tells the model which task an image belongs to. The reference batch is as large as the batch of new
+    images; the authors' is of 256 images beside ten new ones. Their single pass of plain descent is `optim.epochs=1`,
+    `optim.momentum=0` and `optim.weight_decay=0`: momentum and decay act on what was projected.
     """
 
     family = "weight regularization"

@@ -25,7 +25,8 @@ class DER(Method):
     """Freeze what is there, add a whole network beside it, and answer from all their features (section 3, eq. 1-6).
 
     Ends with weight alignment, as the field's tables do, in place of the paper's balanced refit of the head; the rate does not climb
-    over the first ten epochs unless `optim.warmup` says so. Gates stand at the inner channels of blocks alone, see `models.gated`.
+    over the first ten epochs unless `optim.warmup` says so. The auxiliary head goes on from the stage before where both bring equally
+    many classes; the authors draw it anew. Gates stand at the inner channels of blocks alone, see `models.gated`.
     """
 
     family = "growing network"

@@ -20,7 +20,8 @@ class DERpp(Method):
     """Cross-entropy on the new images; squared error to stored logits and cross-entropy on two draws of remembered ones.
 
     The paper fills a reservoir while it trains and stores the logits of that moment; here exemplars are chosen, and their
-    logits stored, when a stage ends.
+    logits stored, when a stage ends. New and remembered images share a forward pass, and so their batch norms' statistics; the authors
+    show them apart. The squared error is a mean over the logits that were stored, theirs over those of all classes to come.
     """
 
     family = "replay"

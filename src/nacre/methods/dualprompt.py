@@ -25,7 +25,8 @@ class DualPrompt(Method):
     A prefix stands before the keys and values of a block's attention, behind their projections as in the authors' code. A stage trains
     the general prefix, its own expert e_t and its key k_t: L(x) + lambda (1 - cos(q(x), k_t)), with q(x) from the frozen transformer.
     At test the expert with the key of largest cosine is taken. Every expert is drawn afresh; the authors' code begins with the one
-    before it. In a stage with images of known classes these train its expert too.
+    before it, and lets a batch vote on the expert, where every image chooses for itself here. Rate and length of prompts are the
+    field's comparison's. In a stage with images of known classes these train its expert too.
     """
 
     family = "pre-trained"

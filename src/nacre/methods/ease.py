@@ -24,7 +24,9 @@ from nacre.training.phases import Fit, Phase
 class EASE(Method):
     """Class means in the feature spaces of all stages answer; where a class had no sample they are guessed (eq. 6-13).
 
-    A stage that brings images of known classes alone adds a space as well, in which these classes have means of their own.
+    A stage that brings images of known classes alone adds a space as well, in which these classes have means of their own. The authors'
+    code deviates from the equations in two ways that are not followed: the weight of the other spaces is divided by the number of stages,
+    and guessed means are guessed anew in every later space. Adapters see what the hidden layer sees, behind the norm; theirs before it.
     """
 
     family = "pre-trained"

@@ -20,7 +20,8 @@ class ERACE(Method):
     """New images compete among the classes of their batch alone, remembered ones among all.
 
     The paper learns online with a reservoir, which holds images of the current classes too; so here exemplars are chosen
-    when a stage begins, and join every step. The authors' head answers by cosines; here it is `head`'s choice, linear.
+    when a stage begins, as `memory` says (by herding; a reservoir is nearer to `selection = "random"`), and join every step, in one forward
+    pass with the new ones. The authors' head answers by cosines; here it is `head`'s choice, linear.
     """
 
     family = "replay"

@@ -23,6 +23,7 @@ class EWC(Method):
     The diagonal of the Fisher information is estimated from gradients sample by sample, with labels drawn from the model.
     One spring per stage adds up to a single one: stiffness sum F_t, rest at sum F_t theta_t / sum F_t; so the sum over
     stages of the paper's penalties costs two numbers per parameter, however many stages there were. It is exact but for `limit`.
+    Labels are drawn from all classes seen, of which the fit without exemplars lets the new ones alone compete.
     """
 
     family = "weight regularization"

@@ -18,7 +18,10 @@ from nacre.training.phases import Adjust, Phase, Work
 
 @dataclass(frozen=True, kw_only=True)
 class FeCAM(Method):
-    """After the first stage nothing is trained: the nearest class mean under each class's own covariance answers (eq. 3-8)."""
+    """After the first stage nothing is trained: the nearest class mean under each class's own covariance answers (eq. 3-8).
+
+    Covariances are shrunk once, as eq. 7 has it; the authors' code does it twice, which `diagonal=3, rest=3` amounts to.
+    """
 
     family = "no exemplars"
     paper = "Goswami et al., NeurIPS 2023"

@@ -24,7 +24,8 @@ class L2P(Method):
     q(x) is what the frozen transformer makes of x without prompts. The N keys of largest cosine with q(x) choose the prompts, the
     features are the mean of what leaves the transformer where the prompts stand, and the loss is L(x) + lambda sum (1 - cos(q(x), k))
     over the chosen keys. Every image chooses for itself, as in the paper; the authors' code lets a batch vote. Prompts have no place
-    of their own, and the paper's optional penalty for prompts that are chosen often is not there. Numbers are those of the field's
+    of their own, and the paper's optional penalty for prompts that are chosen often is not there. Prompts are drawn from
+    -1 to 1, as in the ports to PyTorch. Numbers are those of the field's
     comparisons.
     """
 

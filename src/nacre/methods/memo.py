@@ -19,7 +19,10 @@ from nacre.training.phases import Phase
 
 @dataclass(frozen=True, kw_only=True)
 class MEMO(Method):
-    """Share the shallow depths, which go on learning, and add a deepest one per stage; earlier deepest ones are frozen."""
+    """Share the shallow depths, which go on learning, and add a deepest one per stage; earlier deepest ones are frozen.
+
+    The auxiliary head goes on from the stage before where both bring equally many classes; the authors draw it anew.
+    """
 
     family = "growing network"
     paper = "Zhou et al., ICLR 2023"

@@ -23,7 +23,7 @@ class PASS(Method):
 
     Images are square. The paper trains a ResNet-18 with attention; its Adam is AdamW here. At the rates of SGD the sharp softmax makes
     all features vanish in the first steps. Distances to old features are averaged over the batch; the authors' code takes one norm
-    over all of it.
+    over all of it, which with the same weight pulls about sixteen times as hard.
     """
 
     family = "no exemplars"

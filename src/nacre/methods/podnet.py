@@ -29,9 +29,10 @@ from nacre.training.phases import Adjust, Fit, Phase, Remember, Work
 class PODNet(Method):
     """Maps pooled along height and width are held at every depth; several proxies answer for a class (eq. 4-10).
 
-    Known classes' proxies stay where they are until the head is balanced, as in the authors' code. The answer is the head's, and the
-    settings are the authors' for that; every run reports the nearest mean of exemplars beside it. The margin is taken off the scaled
-    answer, and the flat term is one minus the cosine, half the paper's squared distance.
+    Known classes' proxies stay where they are until the head is balanced, as in the authors' code. The answer is the head's; every run
+    reports the nearest mean of exemplars beside it. The margin is taken off the scaled answer, and the flat term is one minus the cosine,
+    half the paper's squared distance. The authors' code answers by 2 cos - 2, twice as sharp, bounds gradients, and balances the head at a
+    rate that stays; here by cosines, without a bound, at a rate that falls. Maps are squared and brought to length one, as in their code.
     """
 
     family = "representation"

@@ -26,7 +26,8 @@ from nacre.training.phases import Adjust, Phase, Work
 class RanPAC(Method):
     """Adapters learn the first stage; then sums over all samples of projected features give a ridge regression (algorithm 1).
 
-    The sums, which are carried, take width squared times 8 bytes. Adapters see what the hidden layer sees, behind the norm.
+    The sums, which are carried, take width squared times 8 bytes. Adapters see what the hidden layer sees, behind the norm. The ridge is
+    chosen with the sums of all samples so far; the authors' code chooses it from the stage's alone.
     """
 
     family = "pre-trained"

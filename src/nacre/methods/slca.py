@@ -25,7 +25,8 @@ class SLCA(Method):
     """The backbone learns at a hundredth of the head's rate; then features drawn by class align the head (eq. 2-4).
 
     Drawn features come in as many steps as the stage has batches, every class equally often in each. Logits are normalised as a
-    whole, as in the paper; the authors' code averages the norms of the stages' parts, and draws old means nearer to zero.
+    whole, as in the paper; the authors' code averages the norms of the stages' parts, and draws old means nearer to zero. The
+    next stage goes on from the aligned head; theirs from the head before alignment.
     """
 
     family = "pre-trained"

@@ -28,7 +28,7 @@ class SSRE(Method):
     After the first stage the main branch is held still while its sides learn (section 3.2); a sample counts for distillation by its
     likeness to the nearest class mean and for classification by what is left of it (section 3.3). Likeness is seen
     from the means' centre, below zero it is zero, and of means no noise is drawn. Distances to old features are averaged over the
-    batch; the authors' code adds them up. AdamW stands for the paper's Adam.
+    batch; the authors' code adds them up (128 times the pull). AdamW stands for the paper's Adam.
     """
 
     family = "no exemplars"

@@ -27,7 +27,7 @@ class TagFex(Method):
 
     Classification + a auxiliary + (1 - k) contrast + k d distillation of the agnostic net + transfer, k the share of known classes
     (section 4, eq. 3-9).
-    The authors' projector is wider (2048, 1024).
+    The authors' projector is wider (2048, 1024); new columns of old rows begin at zero there, and the auxiliary head is drawn anew.
     """
 
     family = "growing network"
