@@ -203,8 +203,10 @@ def test_a_worker_ends_when_nobody_listens(tmp_path: Path) -> None:
 
 def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
     path = written(tmp_path, STUDY + '\n[arms.broken]\ndata = "/nowhere/at/all"\n')
-    code, output = told(str(path), "--jobs", "2", "--threads", "1", "--seed", "3")
+    code, output = told(str(path), "--jobs", "2", "--seed", "3")
     assert code == 2
+    threads = max(1, len(os.sched_getaffinity(0)) // 2) if hasattr(os, "sched_getaffinity") else max(1, (os.cpu_count() or 1) // 2)
+    assert f"2 at once with {threads} threads each" in " ".join(output.split())
     assert "broken, seed 3" in output
     assert "/nowhere/at/all" in output
     study = Study.load(path)
