@@ -234,6 +234,64 @@ def test_a_run_that_did_not_end_is_not_compared(tmp_path: Path) -> None:
     assert "b is not finished: go on with `nacre run --resume" in " ".join(result.output.split())
 
 
+def another(study: Path, arms: str, data: str = "digits") -> Path:
+    """A second study over the same store."""
+    path = study.with_name("more.toml")
+    path.write_text(f'name = "more"\nseeds = 4\nstore = "{study.with_suffix(".sqlite")}"\n[base]\ndata = "{data}"\n{arms}')
+    return path
+
+
+def test_several_studies_are_compared_as_one(study: Path) -> None:
+    more = another(
+        study, '[arms.nothing]\nmethod.name = "replay"\n[arms.plain]\nmethod.name = "replay"\n[arms.better]\nmethod.name = "lwf"\n'
+    )
+    found = json.loads(asked(study, more, "--json", "--measure", "last"))
+    arms = {one["arm"]: one for one in found["arms"]}
+    assert found["baseline"] == "plain"
+    assert list(arms) == ["better", "<b>odd</b>", "nothing", "better (more)"]  # `plain` is set alike in both, `better` is not
+    assert arms["nothing"]["measures"]["last"]["values"] == [0.0] * 4
+    assert arms["better (more)"]["measures"]["last"]["values"] == arms["<b>odd</b>"]["measures"]["last"]["values"]
+    alone = json.loads(asked(study, "--json", "--measure", "last"))["arms"][0]["measures"]["last"]
+    assert arms["better"]["measures"]["last"]["adjusted"] == pytest.approx(alone["adjusted"] * 4 / 2)  # Holm over all four
+
+
+def test_one_data_set_alone(study: Path) -> None:
+    study.write_text(study.read_text() + "[data.here]\nmethod.optim.lr = 0.1\n[data.there]\nmethod.optim.lr = 0.2\n")
+    plan = Study.load(study)
+    with sqlite3.connect(plan.store) as base:
+        for trial in plan.trials(["plain", "better"], [0, 1]):
+            base.execute("insert into runs values (?, '', ?, '', '')", (trial.key, json.dumps(metrics(trial.arm, trial.seed))))
+    assert [one["data"] for one in json.loads(asked(study, "--json"))["arms"]] == ["here", "there"]
+    assert [one["data"] for one in json.loads(asked(study, "--json", "--data", "there"))["arms"]] == ["there"]
+
+
+def test_studies_and_folders_do_not_mix(study: Path, tmp_path: Path) -> None:
+    folder = run_in(tmp_path / "a", "plain", 0)
+    for arguments in ([study, folder], [folder, folder, "--data", "digits"]):
+        result = CliRunner().invoke(app, ["compare", *map(str, arguments)])
+        assert (result.exit_code, "a is a folder, a run's" in " ".join(result.output.split())) == (2, True)
+
+
+def test_the_same_images_may_lie_elsewhere_and_others_in_the_same_place(tmp_path: Path) -> None:
+    one = run_in(tmp_path / "a", "plain", 0, images="aaaa")
+    moved = run_in(tmp_path / "b", "better", 0, images="aaaa", data="elsewhere/digits")
+    assert "better" in asked(one, moved)
+    changed = run_in(tmp_path / "c", "better", 0, images="bbbb")
+    result = CliRunner().invoke(app, ["compare", str(one), str(changed)])
+    assert (result.exit_code, "their images differ: bbbb and aaaa" in " ".join(result.output.split())) == (2, True)
+
+
+def test_where_runs_were_computed_is_told_where_it_differs(tmp_path: Path) -> None:
+    where = [{"hardware": {"precision": precision}, "processor": "AVX2", "versions": {"torch": "2.13.0"}} for precision in ("fp32", "bf16")]
+    folders = [run_in(tmp_path / f"a{seed}", "plain", seed, machine=where[0]) for seed in (0, 1)]
+    folders += [run_in(tmp_path / f"b{seed}", "better", seed, machine=where[seed]) for seed in (0, 1)]
+    assert "of 2 pairs, these also differ in where they were computed: precision in 1" in " ".join(asked(*folders).split())
+    assert json.loads(asked(*folders, "--json"))["unlike"] == {"precision": 1}
+    asked(*folders, "--out", tmp_path / "c.html")
+    assert "Of 2 pairs, these also differ" in (tmp_path / "c.html").read_text()
+    assert "also differ" not in asked(*folders[::2])
+
+
 def test_any_measure_and_its_unit(study: Path) -> None:
     found = json.loads(asked(study, "--json", "--measure", "seconds", "--measure", "drift"))
     told = found["arms"][0]["measures"]

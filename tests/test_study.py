@@ -93,6 +93,21 @@ def test_a_study_computes_every_arm_and_seed_once(tmp_path: Path) -> None:
     assert f"{average:.1f} ±" in line
 
 
+def test_runs_that_are_set_aside_are_kept_but_count_no_more(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    plan = Study.load(path)
+    store = Store(plan.store)
+    with store.base:
+        for trial in plan.trials():
+            store.base.execute("insert into runs values (?, '', '{}', '', '')", (trial.key,))
+    code, output = told(str(path), "--set-aside", "--arm", "wide", "--seed", "3")
+    assert (code, output.count("set aside: wide  seed 3")) == (0, 1)
+    assert store.keys() >= {trial.key for trial in plan.trials() if (trial.arm, trial.seed) != ("wide", 3)}
+    assert not store.holds(plan.trial("wide", "", 3).key)
+    assert (len(store.keys()), len(store.all())) == (4, 3)
+    assert "set aside" not in told(str(path), "--set-aside", "--arm", "wide", "--seed", "3")[1]
+
+
 def test_another_name_of_the_same_configuration_is_the_same_run(tmp_path: Path) -> None:
     study = Study.load(written(tmp_path, STUDY + '\n[arms.again]\nmethod.name = "replay"\n'))
     keys = {(trial.arm, trial.seed): trial.key for trial in study.trials()}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from nacre.errors import NacreError, choose, nearest
+from nacre.errors import NacreError, choose
 from nacre.evaluation.measures import MEASURES, USUAL, measured
 from nacre.evaluation.paired import Difference, difference, holm
 from nacre.experiment import CONFIG, METRICS
@@ -19,6 +20,14 @@ from nacre.study import Row, Store, Study
 
 SHARED = ("seed", "checkpoint", "hardware", "data", "protocol", "reading", "arrival")
 """Parts of a configuration that tell no group of runs from another: pairs share them, or they change no result on purpose."""
+CIRCUMSTANCES = {
+    "precision": "hardware.precision",
+    "processes": "hardware.processes",
+    "processor": "processor",
+    "torch": "versions.torch",
+    "nacre": "versions.nacre",
+}
+"""What a run says of where it was computed, and where in its metrics."""
 
 
 @dataclass(frozen=True)
@@ -67,28 +76,42 @@ class Comparison:
     entries: tuple[Entry, ...]
     left_out: tuple[str, ...]
     """Arms without a pair."""
+    unlike: dict[str, int]
+    """In how many pairs the two runs were computed under other circumstances, by circumstance."""
 
     def name(self, entry: Entry) -> str:
         """An entry's arm, with the one it is compared with where that is not the baseline."""
         return entry.arm if entry.against == self.baseline else f"{entry.arm} over {entry.against}"
 
 
-def of_study(study: Study, store: Store, baseline: str = "", asked: Asked = Asked()) -> Comparison:
-    """A study's finished runs.
+def of_studies(plans: Sequence[tuple[Study, Store]], baseline: str = "", asked: Asked = Asked()) -> Comparison:
+    """The finished runs of studies, as if they were one study's.
 
     Args:
-        study: whose arms they are.
-        store: of finished runs.
-        baseline: an arm, for all; by default the first, but for arms that the study sets against another one.
+        plans: each with where its finished runs are. Arms of one name that are not set alike are told apart by their study's name.
+        baseline: an arm, for all; by default the first, but for arms that a study sets against another one.
         asked: what is compared.
 
     Raises:
-        NacreError: the baseline is no arm, or runs that should be pairs are not.
+        NacreError: the baseline or an arm that is asked for is none, or runs that should be pairs are not.
     """
-    if baseline and baseline not in study.arms:
-        raise NacreError(f"unknown arm {baseline!r}: the study has {', '.join(study.arms)}.{nearest(baseline, study.arms)}")
-    own = {} if baseline else study.against
-    return compared(study.name, list(study.arms), store.rows(study.trials()), baseline or next(iter(study.arms)), asked, own)
+    rows: dict[tuple[str, str, int], Row] = {}
+    keys: dict[str, str] = {}
+    own: dict[str, str] = {}
+    for study, store in plans:
+        trials = study.trials()
+        named: dict[str, str] = {}
+        for trial in study.among(data=list(study.data)[:1]).trials(seeds=[0]):
+            alike = keys.setdefault(trial.arm, trial.key) == trial.key
+            named[trial.arm] = trial.arm if alike else f"{trial.arm} ({study.name})"
+            keys[named[trial.arm]] = trial.key
+        own |= {named[arm]: named[other] for arm, other in study.against.items()}
+        for row in store.rows(trials):
+            rows.setdefault((named[row.arm], row.data, row.seed), replace(row, arm=named[row.arm]))
+    if baseline:
+        choose("baseline", baseline, keys)
+    title = " and ".join(dict.fromkeys(study.name for study, _ in plans))
+    return compared(title, list(keys), list(rows.values()), baseline or next(iter(keys)), asked, {} if baseline else own)
 
 
 def of_folders(folders: Sequence[Path], baseline: str = "", asked: Asked = Asked()) -> Comparison:
@@ -183,7 +206,8 @@ def compared(
             check(row, other)
     entries = [entry(arm, data, both, asked) for (data, arm), both in pairs.items()]
     left_out = tuple(arm for arm in wanted if not any(found.arm == arm for found in entries))
-    return Comparison(title, baseline, asked, tuple(corrected(entries)), left_out)
+    unlike = Counter(what for both in pairs.values() for pair in both for what in circumstances(*pair))
+    return Comparison(title, baseline, asked, tuple(corrected(entries)), left_out, dict(unlike))
 
 
 def check(row: Row, other: Row) -> None:
@@ -192,7 +216,8 @@ def check(row: Row, other: Row) -> None:
     Raises:
         NacreError: says what differs.
     """
-    same = {"data": "data", "protocol": "protocol", "classes": "order of classes", "test_images": "test images"}
+    data = "images" if all(each.metrics.get("images") for each in (row, other)) else "data"  # the same images may lie elsewhere
+    same = {data: data, "protocol": "protocol", "classes": "order of classes", "test_images": "test images"}
     found = [(what, row.metrics.get(key), other.metrics.get(key)) for key, what in same.items()]
     for key in ("reading", "arrival"):
         mine, theirs = (each.config.get(key, {}) for each in (row, other))
@@ -204,6 +229,12 @@ def check(row: Row, other: Row) -> None:
                 f"{row.arm} and {other.arm} with seed {row.seed} are no pair, their {what} differ: {short(one)} and {short(two)}. "
                 "Compare runs that share all but the method."
             )
+
+
+def circumstances(row: Row, other: Row) -> list[str]:
+    """In what the two runs of a pair were computed differently, as far as both say: that changes results beside the method."""
+    mine, theirs = (dict(leaves(each.metrics.get("machine", {}))) for each in (row, other))
+    return [what for what, name in CIRCUMSTANCES.items() if name in mine and name in theirs and mine[name] != theirs[name]]
 
 
 def short(value: Any) -> str:

@@ -71,6 +71,13 @@ def markdown(found: Comparison) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def unlike(found: Comparison) -> str:
+    """In how many pairs something else than the method differs, in words; empty where in none."""
+    pairs = sum(len(one.seeds) for one in found.entries)
+    told = ", ".join(f"{what} in {count}" for what, count in found.unlike.items())
+    return f"of {pairs} pairs, these also differ in where they were computed: {told}" if told else ""
+
+
 def page(found: Comparison) -> str:
     """The report: HTML that needs no other file; everything from outside is escaped."""
     names, readout = found.asked.measures, found.asked.readout
@@ -101,6 +108,7 @@ def page(found: Comparison) -> str:
             measures=[MEASURES[name].title for name in names],
             groups=groups,
             left_out=found.left_out,
+            unlike=unlike(found),
         )
     )
 
@@ -155,6 +163,7 @@ def plain(found: Comparison) -> dict[str, Any]:
         "baseline": found.baseline,
         "readout": found.asked.readout,
         "left_out": list(found.left_out),
+        "unlike": found.unlike,
         "arms": [
             {
                 "arm": one.arm,

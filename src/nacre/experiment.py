@@ -37,6 +37,8 @@ from nacre.training.runtime import Hardware, Runtime
 from nacre.training.speed import settle
 
 CONFIG, METRICS, LOG, MODEL, JOURNAL, REPORT = "config.toml", "metrics.json", "log.csv", "model.nacre", "journal", "report.html"
+LOOKED_AT = 2048
+"""Images of each part whose pixels tell a run's data from others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +170,7 @@ class Run:
         self.runtime = Runtime(experiment.hardware)
         with seeded(experiment.seed, "model"):
             blank = experiment.method.whole(self.stream.source.spec)
+        self.images = self.stream.source.digest(most=LOOKED_AT)[:16]
         settle(self.runtime, blank, experiment.method.optim.batch)
         self.experiment = replace(experiment, hardware=self.runtime.hardware, augment=settings.plain(self.stream.source.augment))
         self.history: list[Result] = []
@@ -230,7 +233,10 @@ class Run:
         return matrix_of(self.history, [len(stage.test) for stage in self.stream])
 
     def metrics(self) -> Result:
-        """Everything measured; `results` holds what a repeated run gives to the bit, `cost` and `machine` the rest."""
+        """Everything measured; `results` holds what a repeated run gives to the bit, `cost` and `machine` the rest.
+
+        `images` tells the data from other data, wherever it lies.
+        """
         knowledge = self.learner.knowledge
         seconds = sum(float(row["seconds"]) for row in self.rows)
         images = sum(int(row["images"]) for row in self.rows)
@@ -240,6 +246,7 @@ class Run:
             "data": self.experiment.data,
             "protocol": self.experiment.protocol,
             "seed": self.experiment.seed,
+            "images": self.images,
             "order": list(self.stream.order),
             "classes": list(self.stream.classes),
             "test_images": [len(stage.test) for stage in self.stream],
@@ -255,6 +262,7 @@ class Run:
             "machine": {
                 "device": self.runtime.describe(),
                 "hardware": settings.plain(self.runtime.hardware),
+                "processor": torch.backends.cpu.get_cpu_capability(),
                 "versions": {"nacre": __version__, "torch": torch.__version__, "python": platform.python_version()},
                 "platform": platform.platform(),
             },

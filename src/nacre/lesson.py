@@ -104,7 +104,7 @@ class Lesson:
         if check or len(self.source.test):
             learner.knowledge.held.budget = HELD
         self.stage = stage_of(self.source, learner, check)
-        self.data = fingerprint(self.source, check)
+        self.data = self.source.digest(check)
         self.journal = Journal(beside(path, "learning") / "journal", experiment.checkpoint)
 
     @property
@@ -218,16 +218,6 @@ def among(samples: Samples, others: Samples) -> torch.Tensor:
         same = [hashlib.sha256(image.numpy().tobytes()).digest() in seen for image in samples.pixels(position)]
         found[position] = torch.tensor(same, dtype=torch.bool)
     return found
-
-
-def fingerprint(source: Source, check: float, chunk: int = 256) -> str:
-    """A digest of all pixels, labels and class names, and of the share held out."""
-    total = hashlib.sha256(json.dumps([list(source.classes), check]).encode())
-    for samples in (source.train, source.test):
-        total.update(samples.labels.numpy().tobytes())
-        for rows in torch.arange(len(samples)).split(chunk):
-            total.update(samples.pixels(rows).contiguous().numpy().data)
-    return total.hexdigest()
 
 
 def shares(learner: Learner, samples: Samples, known: int) -> Shares:

@@ -235,9 +235,19 @@ class Store:
         """Whether a run is finished, by whomever."""
         return self.base.execute("select 1 from runs where key = ?", (key,)).fetchone() is not None
 
+    def set_aside(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Keep runs in the file under a key that no study asks for, so that they are computed anew; returns those that were there."""
+        there = self.keys()
+        found = [trial for trial in trials if trial.key in there]
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        aside = [(f"{key} until {now}", key) for key in dict.fromkeys(trial.key for trial in found)]
+        with self.base:
+            self.base.executemany("update runs set key = ? where key = ?", aside)
+        return found
+
     def all(self) -> list[dict[str, Any]]:
-        """What the metrics.json of every run held, whatever study it belongs to."""
-        return [json.loads(metrics) for (metrics,) in self.base.execute("select metrics from runs")]
+        """What the metrics.json of every run held, whatever study it belongs to, but for those that were set aside."""
+        return [json.loads(metrics) for (metrics,) in self.base.execute("select metrics from runs where key not like '% until %'")]
 
     def add(self, trial: Trial, folder: Path) -> None:
         """Store what a finished run left in its folder; lasting when this returns."""

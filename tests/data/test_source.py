@@ -84,6 +84,24 @@ def test_a_sum_with_nothing_holds_on_to_no_images_of_the_empty_side() -> None:
     assert len(none + none) == 0
 
 
+def test_a_digest_tells_other_pixels_labels_and_names() -> None:
+    pixels, labels = torch.arange(40 * 4, dtype=torch.int64).to(torch.uint8).reshape(40, 1, 2, 2), torch.arange(40) % 2
+
+    def digest(pixels: Tensor = pixels, labels: Tensor = labels, classes: tuple[str, ...] = ("a", "b"), most: int | None = None) -> str:
+        samples = Samples.of(pixels, labels)
+        return Source(samples, samples, classes).digest(most=most)
+
+    changed = pixels.clone()
+    changed[39, 0, 1, 1] += 1
+    found = [digest(), digest(changed), digest(labels=1 - labels), digest(classes=("a", "c")), digest(most=7)]
+    assert len(set(found)) == 5
+    assert digest(pixels.clone()) == found[0]
+    assert digest(changed, most=7) != digest(most=7)  # first and last are always among them
+    changed = pixels.clone()
+    changed[1] += 1
+    assert digest(changed, most=7) == digest(most=7)
+
+
 def test_each_image_needs_one_label() -> None:
     with pytest.raises(NacreError, match="3 images came with 2 labels"):
         Samples.of(Spy(3), torch.zeros(2))

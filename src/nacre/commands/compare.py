@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,17 +13,21 @@ from rich.markup import escape
 from nacre.commands.common import plain_errors
 from nacre.errors import NacreError
 
+if TYPE_CHECKING:
+    from nacre.study import Store, Study
+
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="STUDY.toml|RUN...", help="One study's file, or the folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="STUDY.toml...|RUN...", help="Files of studies, or folders of runs.")],
     baseline: Annotated[
         str | None, typer.Option(help="What all others are compared with, whatever the study sets them against; by default its first arm.")
     ] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm, and Holm over those given; may be given again.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Only this data set of a study; may be given again.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only pairs of this seed; may be given again.")] = None,
     readout: Annotated[str | None, typer.Option(help="Whose answers count: head, nearest_mean, linear; by default each method's.")] = None,
     measure: Annotated[list[str] | None, typer.Option(help="What to compare, such as drift; may be given again.")] = None,
-    store: Annotated[Path | None, typer.Option(help="SQLite file of finished runs; by default the study's own.")] = None,
+    store: Annotated[Path | None, typer.Option(help="SQLite file of finished runs; by default each study's own.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write a report here: .html for a page, .svg for forest plots alone.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -32,20 +37,18 @@ def compare(
         from nacre import compare as sides
         from nacre import compare_report, files
         from nacre.evaluation.measures import USUAL
-        from nacre.study import Store, Study
         from nacre.terminal import comparison_table
 
         if out is not None and out.suffix not in (".html", ".svg"):
             raise NacreError(f"--out is {str(out)!r}, but it must end in .html for a page or in .svg for the forest plots alone.")
         asked = sides.Asked(tuple(measure or ()) or USUAL, readout or "", tuple(arm or ()), tuple(seed or ()))
-        if len(runs) == 1 and not runs[0].is_dir():
-            study = Study.load(runs[0])
-            where = store or study.store
-            if not where.exists():
-                raise NacreError(f"{where} is not there: no run of this study is finished. Compute them with `nacre study {runs[0]}`.")
-            found = sides.of_study(study, Store(where), baseline or "", asked)
+        folders = [path for path in runs if path.is_dir()]
+        if folders and (len(folders) < len(runs) or data or store):
+            raise NacreError(f"{folders[0]} is a folder, a run's: give either files of studies, which --data and --store fit, or folders.")
+        if folders:
+            found = sides.of_folders(folders, baseline or "", asked)
         else:
-            found = sides.of_folders(runs, baseline or "", asked)
+            found = sides.of_studies([opened(path, data or (), store) for path in runs], baseline or "", asked)
         if not found.entries:
             raise NacreError(f"no arm has a run with a seed that {found.baseline} has too: compute more runs.")
         if out is not None:
@@ -59,3 +62,14 @@ def compare(
             Console(width=None if wide.is_terminal else 400).print(comparison_table(found))
             if out is not None:
                 wide.print(f"report: {escape(str(out))}", highlight=False, soft_wrap=True)
+
+
+def opened(path: Path, data: Sequence[str], store: Path | None) -> tuple[Study, Store]:
+    """A study, and its finished runs."""
+    from nacre.study import Store, Study
+
+    study = Study.load(path).among(data=data)
+    where = store or study.store
+    if not where.exists():
+        raise NacreError(f"{where} is not there: no run of this study is finished. Compute them with `nacre study {path}`.")
+    return study, Store(where)

@@ -188,6 +188,12 @@ def study(
         int | None, typer.Option(help="CPU threads of each run; found by measuring, or with --jobs the cores shared among them.")
     ] = None,
     store: Annotated[Path | None, typer.Option(help="SQLite file of finished runs; by default the study's own.")] = None,
+    set_aside: Annotated[
+        bool,
+        typer.Option(
+            "--set-aside", help="Count these stored runs no more, in studies that share them either; the next call computes them."
+        ),
+    ] = False,
     show: Annotated[bool, typer.Option("--show", help="Compute nothing; show what is stored.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -204,7 +210,10 @@ def study(
         trials = plan.trials()
         if show and not plan.store.exists() and not plan.published:
             raise NacreError(f"{plan.store} is not there: no run of this study is finished. Leave out --show to compute them.")
-        failed = [] if show else computed(plan, trials, jobs, threads)
+        if set_aside:
+            for trial in studies.Store(plan.store).set_aside(trials):
+                Console(stderr=True).print(escape(f"set aside: {trial.arm} {trial.data} seed {trial.seed}"), highlight=False)
+        failed = [] if show or set_aside else computed(plan, trials, jobs, threads)
         entries = studies.table(plan, studies.stored(plan.store, trials))
         if as_json:
             from nacre.files import as_json as text

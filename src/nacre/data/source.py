@@ -5,6 +5,8 @@ Shapes: N images in store, n samples in a view, C channels, H x W pixels.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -126,3 +128,20 @@ class Source:
         """Shape and training view of the images."""
         _, channels, height, width = self.train.images.shape
         return ImageSpec((channels, height, width), self.augment, self.margin)
+
+    def digest(self, more: object = None, most: int | None = None, chunk: int = 256) -> str:
+        """What tells these images from others: a digest of class names, labels and pixels, and of what else is to count (JSON).
+
+        Args:
+            more: what else.
+            most: images of each part whose pixels are read, spread evenly; all by default.
+            chunk: images read at once.
+        """
+        total = hashlib.sha256(json.dumps([list(self.classes), more]).encode())
+        for samples in (self.train, self.test):
+            total.update(samples.labels.numpy().tobytes())
+            count = len(samples)
+            some = torch.arange(count) if most is None or count <= most else torch.linspace(0, count - 1, most).long()
+            for rows in some.split(chunk):
+                total.update(samples.pixels(rows).contiguous().numpy().data)
+        return total.hexdigest()
