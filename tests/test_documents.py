@@ -14,6 +14,7 @@ import torch
 
 from classroom import QUICK, pictures
 from nacre.data.source import Samples, Source
+from nacre.evaluation.measures import MEASURES
 from nacre.experiment import Experiment, Run
 from nacre.methods import METHODS
 from nacre.study import Study, named
@@ -69,6 +70,32 @@ def test_ci_calls_the_readmes_test_command() -> None:
 def test_files_that_the_readme_links_exist() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+STUDIES_PAGE = (ROOT / "docs" / "studies.md").read_text()
+
+
+def test_the_study_of_the_page_on_studies_fits(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", STUDIES_PAGE, re.DOTALL)
+    (tmp_path / "exemplars.toml").write_text(text)
+    study = Study.load(tmp_path / "exemplars.toml")
+    assert len(study.trials()) == len(study.arms) * len(study.seeds)
+    named = re.findall(r"(?:--arm|--baseline) (\w+)", STUDIES_PAGE)
+    assert named
+    assert {*named} - {"replay"} <= study.arms.keys()
+
+
+def test_the_page_on_studies_names_all_measures() -> None:
+    rows = re.search(r"^\| name \| what it is \|\n(.*?)\n\n", STUDIES_PAGE, re.DOTALL | re.MULTILINE)
+    assert rows
+    assert {name for row in rows[1].splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])} == MEASURES.keys()
+
+
+def test_the_python_of_the_page_on_studies_runs() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", STUDIES_PAGE, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["0", "1", "2", "3", "4"]
 
 
 FILES = sorted((ROOT / "recipes").glob("*.toml"))
