@@ -295,8 +295,8 @@ def methods_table(rows: Sequence[dict[str, Any]]) -> Table:
     )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", caption=caption, caption_justify="left")
     table.add_column("method", no_wrap=True, style="cyan")
-    table.add_column("family", width=15)
-    table.add_column("needs", min_width=13, max_width=20)
+    table.add_column("family", min_width=15)
+    table.add_column("needs", min_width=13)
     table.add_column("carried", justify="right", no_wrap=True)
     table.add_column("paper", style="dim")
     for row in rows:
