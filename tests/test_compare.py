@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
+from classroom import QUICK, SAME, pictures
 from nacre.cli import app
+from nacre.compare import CIRCUMSTANCES, leaves
 from nacre.compare_report import signed
 from nacre.evaluation.paired import difference
 from nacre.study import Store, Study
@@ -72,7 +75,7 @@ def study(tmp_path: Path) -> Path:
 def asked(*arguments: object) -> Any:
     result = CliRunner().invoke(app, ["compare", *map(str, arguments)])
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 @pytest.mark.parametrize(
@@ -234,25 +237,100 @@ def test_a_run_that_did_not_end_is_not_compared(tmp_path: Path) -> None:
     assert "b is not finished: go on with `nacre run --resume" in " ".join(result.output.split())
 
 
-def another(study: Path, arms: str, data: str = "digits") -> Path:
-    """A second study over the same store."""
-    path = study.with_name("more.toml")
-    path.write_text(f'name = "more"\nseeds = 4\nstore = "{study.with_suffix(".sqlite")}"\n[base]\ndata = "{data}"\n{arms}')
+def another(study: Path, arms: str, more: str = "", folder: str = ".") -> Path:
+    """A second study over the same store, in a file of the same or of another folder."""
+    path = study.parent / folder / ("more.toml" if folder == "." else study.name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f'seeds = 4\nstore = "{study.with_suffix(".sqlite")}"\n{more}[base]\ndata = "digits"\n{arms}')
     return path
 
 
-def test_several_studies_are_compared_as_one(study: Path) -> None:
-    more = another(
-        study, '[arms.nothing]\nmethod.name = "replay"\n[arms.plain]\nmethod.name = "replay"\n[arms.better]\nmethod.name = "lwf"\n'
+def put(study: Path, arm: str, values: dict[int, float], data: str = "") -> None:
+    """Store runs of an arm with these last accuracies, by seed."""
+    plan = Study.load(study)
+    with sqlite3.connect(plan.store) as base:
+        for seed, value in values.items():
+            run = metrics("plain", seed)
+            run["results"]["summary"]["last"] = value
+            base.execute("insert or replace into runs values (?, '', ?, '', '')", (plan.trial(arm, data, seed).key, json.dumps(run)))
+
+
+def lasts(*arguments: object) -> dict[tuple[str, str], list[float]]:
+    """By arm and baseline: differences of last accuracy."""
+    found = json.loads(asked(*arguments, "--json", "--measure", "last"))
+    return {(one["arm"], one["against"]): pytest.approx(one["measures"]["last"]["values"]) for one in found["arms"]}
+
+
+PLAIN, BETTER = '[arms.plain]\nmethod.name = "replay"\n', '[arms.better]\nmethod.name = "icarl"\n'
+
+
+def test_several_studies_stand_in_one_table(study: Path) -> None:
+    more = another(study, f'{PLAIN}[arms.nothing]\nmethod.name = "replay"\n[arms.better]\nmethod.name = "lwf"\n')
+    odd, alone = lasts(study)["<b>odd</b>", "plain"], lasts(study)["better", "plain"]
+    found = lasts(study, more)
+    assert list(found) == [("better", "plain"), ("<b>odd</b>", "plain"), ("nothing", "plain"), ("better (more)", "plain")]
+    assert found["better (more)", "plain"] == odd.expected
+    assert found["better", "plain"] == alone.expected
+    whole, one = (
+        json.loads(asked(*files, "--json", "--measure", "last"))["arms"][0]["measures"]["last"]["adjusted"]
+        for files in ((study, more), (study,))
     )
-    found = json.loads(asked(study, more, "--json", "--measure", "last"))
-    arms = {one["arm"]: one for one in found["arms"]}
-    assert found["baseline"] == "plain"
-    assert list(arms) == ["better", "<b>odd</b>", "nothing", "better (more)"]  # `plain` is set alike in both, `better` is not
-    assert arms["nothing"]["measures"]["last"]["values"] == [0.0] * 4
-    assert arms["better (more)"]["measures"]["last"]["values"] == arms["<b>odd</b>"]["measures"]["last"]["values"]
-    alone = json.loads(asked(study, "--json", "--measure", "last"))["arms"][0]["measures"]["last"]
-    assert arms["better"]["measures"]["last"]["adjusted"] == pytest.approx(alone["adjusted"] * 4 / 2)  # Holm over all four
+    assert whole == pytest.approx(one * 4 / 2)  # Holm over all four
+
+
+def test_an_arm_that_two_studies_set_alike_is_one(study: Path) -> None:
+    more = another(study, PLAIN + BETTER)
+    assert list(lasts(study, more)) == list(lasts(study))
+    assert list(lasts(more, study)) == [("better", "plain"), ("<b>odd</b>", "plain")]
+
+
+def test_every_study_keeps_its_own_baseline(study: Path) -> None:
+    more = another(study, PLAIN + BETTER, "epochs = 5\n")
+    put(more, "plain", {0: 0.1, 1: 0.1})
+    put(more, "better", {0: 0.2, 1: 0.3})
+    found = lasts(study, more)
+    assert found["better (more)", "plain (more)"] == [0.1, 0.2]
+    assert set(found) == {("better", "plain"), ("<b>odd</b>", "plain"), ("better (more)", "plain (more)")}
+    asked_for = lasts(study, more, "--baseline", "plain")  # of the first study that has one, for all
+    assert set(asked_for) == {("better", "plain"), ("<b>odd</b>", "plain"), ("better (more)", "plain")}
+
+
+def test_studies_of_one_name_with_unlike_arms_do_not_mix(study: Path) -> None:
+    third, fourth = (
+        another(study, f"{PLAIN}{BETTER}method.optim.lr = {rate}\n", folder=folder) for rate, folder in ((0.3, "a"), (0.4, "b"))
+    )
+    put(third, "better", {0: 0.9, 1: 0.9})
+    put(fourth, "better", {2: 0.9, 3: 0.9})
+    found = json.loads(asked(study, third, fourth, "--json"))["arms"]
+    assert [(one["arm"], one["seeds"]) for one in found] == [
+        ("better", [0, 1, 2, 3]),
+        ("<b>odd</b>", [0, 1, 2]),
+        ("better (study)", [0, 1]),
+        ("better (study, 2)", [2, 3]),
+    ]
+
+
+def test_arms_that_are_alike_on_one_data_set_alone_are_told_apart_on_the_other(study: Path) -> None:
+    one, two = (
+        another(study, f"{PLAIN}{BETTER}[data.here]\n[data.there]\nmethod.optim.lr = {rate}\n", folder=folder)
+        for rate, folder in ((0.3, "a"), (0.4, "b"))
+    )
+    for path, seeds in ((one, (0, 1)), (two, (2, 3))):
+        for data in ("here", "there"):
+            put(path, "plain", dict.fromkeys(seeds, 0.1), data)
+            put(path, "better", dict.fromkeys(seeds, 0.2), data)
+    found = json.loads(asked(one, two, "--json"))["arms"]
+    assert {(each["data"], each["arm"], tuple(each["seeds"])) for each in found} == {
+        ("here", "better", (0, 1, 2, 3)),
+        ("there", "better", (0, 1)),
+        ("there", "better (study)", (2, 3)),
+    }
+
+
+def test_what_serves_as_a_baseline_in_one_study_is_compared_in_the_other(study: Path) -> None:
+    more = another(study, f'{PLAIN}{BETTER}[arms.new]\nmethod.name = "lwf"\nagainst = "better"\n')
+    found = lasts(study, more)
+    assert set(found) == {("better", "plain"), ("<b>odd</b>", "plain"), ("new", "better")}
 
 
 def test_one_data_set_alone(study: Path) -> None:
@@ -267,29 +345,56 @@ def test_one_data_set_alone(study: Path) -> None:
 
 def test_studies_and_folders_do_not_mix(study: Path, tmp_path: Path) -> None:
     folder = run_in(tmp_path / "a", "plain", 0)
-    for arguments in ([study, folder], [folder, folder, "--data", "digits"]):
+    for arguments, says in (
+        ([study, folder], "a is a folder, a run's"),
+        ([folder, folder, "--data", "digits"], "a is a folder, a run's"),
+        ([folder, "nope"], "nope is not there"),
+        ([folder, run_in(tmp_path / "b", "plain", 0), run_in(tmp_path / "c", "better", 0)], "two runs of plain have the same seed 0"),
+        ([study, "--data", "digits"], "has no [data.NAME]"),
+    ):
         result = CliRunner().invoke(app, ["compare", *map(str, arguments)])
-        assert (result.exit_code, "a is a folder, a run's" in " ".join(result.output.split())) == (2, True)
+        assert (result.exit_code, says in " ".join(result.output.split())) == (2, True), result.output
 
 
 def test_the_same_images_may_lie_elsewhere_and_others_in_the_same_place(tmp_path: Path) -> None:
-    one = run_in(tmp_path / "a", "plain", 0, images="aaaa")
-    moved = run_in(tmp_path / "b", "better", 0, images="aaaa", data="elsewhere/digits")
+    one = run_in(tmp_path / "a", "plain", 0, data_digest="aaaa")
+    moved = run_in(tmp_path / "b", "better", 0, data_digest="aaaa", data="elsewhere/digits")
     assert "better" in asked(one, moved)
-    changed = run_in(tmp_path / "c", "better", 0, images="bbbb")
+    changed = run_in(tmp_path / "c", "better", 0, data_digest="bbbb")
     result = CliRunner().invoke(app, ["compare", str(one), str(changed)])
-    assert (result.exit_code, "their images differ: bbbb and aaaa" in " ".join(result.output.split())) == (2, True)
+    assert (result.exit_code, "their images differ: bbbb in digits and aaaa in digits" in " ".join(result.output.split())) == (2, True)
 
 
 def test_where_runs_were_computed_is_told_where_it_differs(tmp_path: Path) -> None:
     where = [{"hardware": {"precision": precision}, "processor": "AVX2", "versions": {"torch": "2.13.0"}} for precision in ("fp32", "bf16")]
     folders = [run_in(tmp_path / f"a{seed}", "plain", seed, machine=where[0]) for seed in (0, 1)]
     folders += [run_in(tmp_path / f"b{seed}", "better", seed, machine=where[seed]) for seed in (0, 1)]
-    assert "of 2 pairs, these also differ in where they were computed: precision in 1" in " ".join(asked(*folders).split())
-    assert json.loads(asked(*folders, "--json"))["unlike"] == {"precision": 1}
+    assert "of 2 pairs, these also differ in how they were computed: precision in 1" in " ".join(asked(*folders).split())
+    assert json.loads(asked(*folders, "--json"))["differing"] == {"precision": 1}
     asked(*folders, "--out", tmp_path / "c.html")
     assert "Of 2 pairs, these also differ" in (tmp_path / "c.html").read_text()
     assert "also differ" not in asked(*folders[::2])
+    told = CliRunner().invoke(app, ["compare", *map(str, folders), "--markdown"])
+    assert ("also differ" in told.stderr, "also differ" in told.stdout) == (True, False)
+
+
+def test_a_run_tells_its_images_and_how_it_was_computed(tmp_path: Path) -> None:
+    pictures(tmp_path / "here", {"cat": 1, "dog": 2})
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    folders = []
+    for place, method in (("here", "finetune"), ("there", "replay")):
+        folder = tmp_path / method
+        folders.append(folder)
+        told = CliRunner().invoke(
+            app, ["run", "--data", str(tmp_path / place), "--method", method, "--protocol", "b0-inc1", "--out", str(folder), *QUICK, *SAME]
+        )
+        assert told.exit_code == 0, told.output
+    run = json.loads((folders[0] / "metrics.json").read_text())
+    assert set(CIRCUMSTANCES.values()) <= {name for name, _ in leaves(run["machine"])}
+    assert "replay" in asked(*folders)  # the same images at another path
+    (tmp_path / "here" / "cat" / "000.png").write_bytes((tmp_path / "here" / "dog" / "000.png").read_bytes())
+    told = CliRunner().invoke(app, ["run", "--resume", str(folders[0])])
+    assert (told.exit_code, "has other images than when" in " ".join(told.output.split())) == (2, True), told.output
 
 
 def test_any_measure_and_its_unit(study: Path) -> None:

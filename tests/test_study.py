@@ -96,16 +96,28 @@ def test_a_study_computes_every_arm_and_seed_once(tmp_path: Path) -> None:
 def test_runs_that_are_set_aside_are_kept_but_count_no_more(tmp_path: Path) -> None:
     path = written(tmp_path)
     plan = Study.load(path)
+    assert (told(str(path), "--set-aside")[0], plan.store.exists()) == (2, False)
     store = Store(plan.store)
     with store.base:
         for trial in plan.trials():
             store.base.execute("insert into runs values (?, '', '{}', '', '')", (trial.key,))
+    one, begun = plan.trial("wide", "", 3), plan.store.with_suffix(".unfinished") / plan.trial("wide", "", 3).key
+    begun.mkdir(parents=True)
+    (begun / "model.nacre").write_text("half learnt by what is mended now")
+    with FileLock(begun.with_suffix(".lock")):
+        code, output = told(str(path), "--set-aside", "--arm", "wide", "--seed", "3")
+        assert (code, "is being computed just now" in " ".join(output.split())) == (2, True)
     code, output = told(str(path), "--set-aside", "--arm", "wide", "--seed", "3")
-    assert (code, output.count("set aside: wide  seed 3")) == (0, 1)
-    assert store.keys() >= {trial.key for trial in plan.trials() if (trial.arm, trial.seed) != ("wide", 3)}
-    assert not store.holds(plan.trial("wide", "", 3).key)
+    assert (code, "set aside: wide seed 3\n" in output) == (0, True)
+    assert not begun.parent.exists()
+    assert store.keys() >= {trial.key for trial in plan.trials() if trial.key != one.key}
+    assert not store.holds(one.key)
     assert (len(store.keys()), len(store.all())) == (4, 3)
-    assert "set aside" not in told(str(path), "--set-aside", "--arm", "wide", "--seed", "3")[1]
+    assert "there was none" in told(str(path), "--set-aside", "--arm", "wide", "--seed", "3")[1]
+    with store.base:
+        store.base.execute("insert into runs values (?, '', '{}', '', '')", (one.key,))
+    assert "set aside: wide" in told(str(path), "--set-aside", "--arm", "wide", "--seed", "3")[1]  # once more, and at once
+    assert len(store.keys()) == 5
 
 
 def test_another_name_of_the_same_configuration_is_the_same_run(tmp_path: Path) -> None:
@@ -236,6 +248,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> No
         ("seeds = [-1]\n[arms.a]\n", "seeds is [-1]"),
         ("speed = 2\n[arms.a]\n", "unknown speed"),
         ("[arms]\na = 3\n", "arms.a must be a table"),
+        ('data = "digits"\n[arms.a]\n', "data is 'digits', but it must be tables"),
         ('[arms.a]\nmethod.name = "repaly"\n', "Did you mean 'replay'"),
         ("[arms.a]\nmethod.optim.lr = -1\n", "lr is -1"),
         ("epochs = 0\n[arms.a]\n", "epochs is 0"),

@@ -6,8 +6,9 @@ import json
 import math
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -21,13 +22,18 @@ from nacre.study import Row, Store, Study
 SHARED = ("seed", "checkpoint", "hardware", "data", "protocol", "reading", "arrival")
 """Parts of a configuration that tell no group of runs from another: pairs share them, or they change no result on purpose."""
 CIRCUMSTANCES = {
+    "device": "hardware.device",
     "precision": "hardware.precision",
+    "layout": "hardware.layout",
     "processes": "hardware.processes",
     "processor": "processor",
     "torch": "versions.torch",
     "nacre": "versions.nacre",
 }
 """What a run says of where it was computed, and where in its metrics."""
+
+Groups = dict[tuple[str, str, str], dict[int, tuple[Row, Row]]]
+"""By data set, arm and what it is held against: pairs by seed."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Comparison:
     entries: tuple[Entry, ...]
     left_out: tuple[str, ...]
     """Arms without a pair."""
-    unlike: dict[str, int]
+    differing: dict[str, int]
     """In how many pairs the two runs were computed under other circumstances, by circumstance."""
 
     def name(self, entry: Entry) -> str:
@@ -85,33 +91,57 @@ class Comparison:
 
 
 def of_studies(plans: Sequence[tuple[Study, Store]], baseline: str = "", asked: Asked = Asked()) -> Comparison:
-    """The finished runs of studies, as if they were one study's.
+    """The finished runs of studies: every arm with what its own study sets it against, all in one table.
 
     Args:
-        plans: each with where its finished runs are. Arms of one name that are not set alike are told apart by their study's name.
-        baseline: an arm, for all; by default the first, but for arms that a study sets against another one.
+        plans: each with where its finished runs are. Arms of one name that are set alike are one arm; where they are not, the later
+            one is called by its study's name too.
+        baseline: an arm of any of them, for all arms of all; by default each study's first, but for arms that it sets against another.
         asked: what is compared.
 
     Raises:
-        NacreError: the baseline or an arm that is asked for is none, or runs that should be pairs are not.
+        NacreError: the baseline or an arm that is asked for is none, no run of a baseline is finished, or runs that should be pairs
+            are not.
     """
-    rows: dict[tuple[str, str, int], Row] = {}
-    keys: dict[str, str] = {}
-    own: dict[str, str] = {}
+    for kind, names in (("baseline", [baseline] if baseline else []), ("arm", asked.arms)):
+        for name in names:
+            choose(kind, name, dict.fromkeys(arm for study, _ in plans for arm in study.arms))
+    home = next((plan for plan in plans if baseline in plan[0].arms), None)
+    labels: dict[tuple[str, str, str], str] = {}
+    groups: Groups = {}
     for study, store in plans:
-        trials = study.trials()
-        named: dict[str, str] = {}
-        for trial in study.among(data=list(study.data)[:1]).trials(seeds=[0]):
-            alike = keys.setdefault(trial.arm, trial.key) == trial.key
-            named[trial.arm] = trial.arm if alike else f"{trial.arm} ({study.name})"
-            keys[named[trial.arm]] = trial.key
-        own |= {named[arm]: named[other] for arm, other in study.against.items()}
-        for row in store.rows(trials):
-            rows.setdefault((named[row.arm], row.data, row.seed), replace(row, arm=named[row.arm]))
-    if baseline:
-        choose("baseline", baseline, keys)
+        against = opponents(list(study.arms), baseline or next(iter(study.arms)), {} if baseline else study.against, asked)
+        if not against:
+            continue
+        ground, finished = home or (study, store)
+        found = paired(store.rows(study.trials(list(against))), finished.rows(ground.trials(list(against.values()))), against, asked)
+        for (data, arm, other), pairs in found.items():
+            theirs, mine = label(labels, ground, data, other), label(labels, study, data, arm)
+            group = groups.setdefault((data, mine, theirs), {})
+            for seed, (row, its) in pairs.items():
+                group.setdefault(seed, (replace(row, arm=mine), replace(its, arm=theirs)))
+        for arm, other in against.items():
+            if not any(arm == one for _, one, _ in found):
+                groups.setdefault(("", arm, other), {})
     title = " and ".join(dict.fromkeys(study.name for study, _ in plans))
-    return compared(title, list(keys), list(rows.values()), baseline or next(iter(keys)), asked, {} if baseline else own)
+    return compared(title, baseline or next(iter(plans[0][0].arms)), groups, asked)
+
+
+def label(labels: dict[tuple[str, str, str], str], study: Study, data: str, arm: str) -> str:
+    """What an arm of one of several studies is called: as its study does, unless an arm that is set otherwise has that name.
+
+    Args:
+        labels: by data set, arm and configuration; takes new ones.
+        study: whose arm it is.
+        data: set, of which the configuration tells.
+        arm: as its study calls it.
+    """
+    place = data, arm, study.trial(arm, data, 0).key
+    if place not in labels:
+        taken = {name for (where, *_), name in labels.items() if where == data}
+        names = chain([arm, f"{arm} ({study.name})"], (f"{arm} ({study.name}, {number})" for number in count(2)))
+        labels[place] = next(name for name in names if name not in taken)
+    return labels[place]
 
 
 def of_folders(folders: Sequence[Path], baseline: str = "", asked: Asked = Asked()) -> Comparison:
@@ -126,7 +156,13 @@ def of_folders(folders: Sequence[Path], baseline: str = "", asked: Asked = Asked
     if baseline not in arms or len(arms) < 2:
         found = ", ".join(map(repr, arms))
         raise NacreError(f"found runs of {found}: give runs of two methods, or of one with two settings, and as --baseline one of them.")
-    return compared(" and ".join(dict.fromkeys(str(row.metrics["data"]) for row in rows)), arms, rows, baseline, asked)
+    for name in asked.arms:
+        choose("arm", name, dict.fromkeys(arms))
+    title = " and ".join(dict.fromkeys(str(row.metrics["data"]) for row in rows))
+    against = opponents(arms, baseline, {}, asked)
+    nothing: Groups = {("", arm, baseline): {} for arm in against}
+    found_pairs = paired(rows, rows, against, asked)
+    return compared(title, baseline, nothing | found_pairs, asked)
 
 
 def told_apart(rows: Sequence[Row]) -> list[Row]:
@@ -161,53 +197,65 @@ def row_of(folder: Path) -> Row:
         config = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
         row, complete = Row(str(metrics["method"]), "", int(metrics["seed"]), str(folder), metrics, "", config), metrics["complete"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise NacreError(
-            f"{folder} holds no run that can be read: give the folders that `nacre run` filled, or one study's file."
-        ) from None
+        raise NacreError(f"{folder} holds no run that can be read: give the folders that `nacre run` filled, or studies' files.") from None
     if not complete:
         raise NacreError(f"the run in {folder} is not finished: go on with `nacre run --resume {folder}`, or leave it out.")
     return row
 
 
-def compared(
-    title: str, arms: Sequence[str], rows: Sequence[Row], baseline: str, asked: Asked, own: Mapping[str, str] | None = None
-) -> Comparison:
-    """Pair rows with their baseline's by data set and seed.
+def opponents(arms: Sequence[str], baseline: str, own: Mapping[str, str], asked: Asked) -> dict[str, str]:
+    """What every arm that is compared is held against.
 
     Args:
-        title: of the comparison.
         arms: all of them, in order.
-        rows: their runs.
         baseline: of every arm that has none of its own.
-        asked: what is compared.
         own: baselines of some arms; arms that only serve as such are not compared themselves unless they are asked for.
+        asked: which arms.
+    """
+    serving = {baseline, *own.values()} - own.keys()
+    some = [arm for arm in arms if (arm in asked.arms and arm != baseline if asked.arms else arm not in serving)]
+    return {arm: own.get(arm, baseline) for arm in some}
+
+
+def paired(rows: Sequence[Row], grounds: Sequence[Row], against: Mapping[str, str], asked: Asked) -> Groups:
+    """Pair rows with those that they are held against, by data set and seed.
 
     Raises:
-        NacreError: an arm that is asked for is none, no baseline has a run, or runs that should be pairs are not.
+        NacreError: none of them has a run, there are two for one place, or runs that should be pairs are not.
     """
-    for name in asked.arms:
-        choose("arm", name, dict.fromkeys(arms))
-    own = own or {}
-    grounds = {baseline, *own.values()}
-    wanted = [arm for arm in asked.arms if arm != baseline] if asked.arms else [arm for arm in arms if arm not in grounds - own.keys()]
-    ground = {(row.arm, row.data, row.seed): row for row in rows if row.arm in grounds}
-    if not ground:
-        raise NacreError(f"no run of the baseline {baseline} is finished: compute one, or name another with --baseline.")
-    pairs: dict[tuple[str, str], list[tuple[Row, Row]]] = {}
-    for row in rows:
-        other = ground.get((own.get(row.arm, baseline), row.data, row.seed))
-        if other is not None and row.arm in wanted and (not asked.seeds or row.seed in asked.seeds):
-            pairs.setdefault((row.data, row.arm), []).append((row, other))
-    for both in pairs.values():
-        twice = [row.seed for row, _ in both]
-        if len(set(twice)) < len(twice):
-            raise NacreError(f"two runs of {both[0][0].arm} have the same seed {max(twice, key=twice.count)}: give one of each.")
-        for row, other in both:
+    mine = placed(row for row in rows if row.arm in against and (not asked.seeds or row.seed in asked.seeds))
+    theirs = placed(row for row in grounds if row.arm in against.values())
+    if not theirs:
+        names = " or ".join(dict.fromkeys(against.values()))
+        raise NacreError(f"no run of the baseline {names} is finished: compute one, or name another with --baseline.")
+    groups: Groups = {}
+    for (arm, data, seed), row in mine.items():
+        other = theirs.get((against[arm], data, seed))
+        if other is not None:
             check(row, other)
-    entries = [entry(arm, data, both, asked) for (data, arm), both in pairs.items()]
-    left_out = tuple(arm for arm in wanted if not any(found.arm == arm for found in entries))
-    unlike = Counter(what for both in pairs.values() for pair in both for what in circumstances(*pair))
-    return Comparison(title, baseline, asked, tuple(corrected(entries)), left_out, dict(unlike))
+            groups.setdefault((data, arm, against[arm]), {})[seed] = (row, other)
+    return groups
+
+
+def placed(rows: Iterable[Row]) -> dict[tuple[str, str, int], Row]:
+    """Rows by arm, data set and seed.
+
+    Raises:
+        NacreError: two have the same.
+    """
+    found: dict[tuple[str, str, int], Row] = {}
+    for row in rows:
+        if found.setdefault((row.arm, row.data, row.seed), row) is not row:
+            raise NacreError(f"two runs of {row.arm} have the same seed {row.seed}: give one of each.")
+    return found
+
+
+def compared(title: str, baseline: str, groups: Groups, asked: Asked) -> Comparison:
+    """Measure pairs; groups without any are arms that are left out."""
+    entries = [entry(data, list(pairs.values()), asked) for (data, _, _), pairs in groups.items() if pairs]
+    left_out = dict.fromkeys(arm for (_, arm, _), pairs in groups.items() if not pairs and not any(one.arm == arm for one in entries))
+    differing = Counter(what for pairs in groups.values() for pair in pairs.values() for what in circumstances(*pair))
+    return Comparison(title, baseline, asked, tuple(corrected(entries)), tuple(left_out), dict(differing))
 
 
 def check(row: Row, other: Row) -> None:
@@ -216,9 +264,13 @@ def check(row: Row, other: Row) -> None:
     Raises:
         NacreError: says what differs.
     """
-    data = "images" if all(each.metrics.get("images") for each in (row, other)) else "data"  # the same images may lie elsewhere
-    same = {data: data, "protocol": "protocol", "classes": "order of classes", "test_images": "test images"}
-    found = [(what, row.metrics.get(key), other.metrics.get(key)) for key, what in same.items()]
+    digests = [each.metrics.get("data_digest") for each in (row, other)]
+    paths = [each.metrics.get("data") for each in (row, other)]
+    found = [("data", *paths)] if None in digests else []  # the same images may lie elsewhere
+    if None not in digests and digests[0] != digests[1]:
+        found = [("images", *(f"{digest} in {path}" for digest, path in zip(digests, paths, strict=True)))]
+    same = {"protocol": "protocol", "classes": "order of classes", "test_images": "test images"}
+    found += [(what, row.metrics.get(key), other.metrics.get(key)) for key, what in same.items()]
     for key in ("reading", "arrival"):
         mine, theirs = (each.config.get(key, {}) for each in (row, other))
         both = [name for name in mine if name in theirs]  # a setting may be younger than a run
@@ -233,7 +285,7 @@ def check(row: Row, other: Row) -> None:
 
 def circumstances(row: Row, other: Row) -> list[str]:
     """In what the two runs of a pair were computed differently, as far as both say: that changes results beside the method."""
-    mine, theirs = (dict(leaves(each.metrics.get("machine", {}))) for each in (row, other))
+    mine, theirs = (dict(leaves(each.metrics.get("machine") or {})) for each in (row, other))
     return [what for what, name in CIRCUMSTANCES.items() if name in mine and name in theirs and mine[name] != theirs[name]]
 
 
@@ -243,7 +295,7 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def entry(arm: str, data: str, pairs: Sequence[tuple[Row, Row]], asked: Asked) -> Entry:
+def entry(data: str, pairs: Sequence[tuple[Row, Row]], asked: Asked) -> Entry:
     """One arm's differences, before the correction."""
     pairs = sorted(pairs, key=lambda pair: pair[0].seed)
     numbers = {name: [tuple(measured_of(row, name, asked.readout) for row in pair) for pair in pairs] for name in asked.measures}
@@ -251,7 +303,8 @@ def entry(arm: str, data: str, pairs: Sequence[tuple[Row, Row]], asked: Asked) -
     means = {name: (mean(a for a, _ in both), mean(b for _, b in both)) for name, both in numbers.items()}
     finite = {name: [value for value in each if value == value] for name, each in values.items()}
     gaps = {name: difference(each) if each else Difference(0, math.nan, math.nan, math.nan, math.nan) for name, each in finite.items()}
-    return Entry(arm, pairs[0][1].arm, data, tuple(a.seed for a, _ in pairs), means, values, gaps)
+    (row, other), *_ = pairs
+    return Entry(row.arm, other.arm, data, tuple(a.seed for a, _ in pairs), means, values, gaps)
 
 
 def measured_of(row: Row, name: str, readout: str) -> float:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from nacre import __version__
 from nacre.compare import Comparison, Entry
 from nacre.evaluation import plots
-from nacre.evaluation.measures import MEASURES
+from nacre.evaluation.measures import MEASURES, READ
 from nacre.evaluation.paired import Difference
 from nacre.evaluation.report import pages, shown
 
@@ -71,16 +71,25 @@ def markdown(found: Comparison) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def unlike(found: Comparison) -> str:
-    """In how many pairs something else than the method differs, in words; empty where in none."""
-    pairs = sum(len(one.seeds) for one in found.entries)
-    told = ", ".join(f"{what} in {count}" for what, count in found.unlike.items())
-    return f"of {pairs} pairs, these also differ in where they were computed: {told}" if told else ""
+def remarks(found: Comparison) -> list[str]:
+    """What must be known beside the table: whose answers, what else differs, what is left out."""
+    told = []
+    if found.asked.readout:
+        others = [name.replace("_", " ") for name in found.asked.measures if name not in READ]
+        beside = f"; {', '.join(others)}: of each method's declared readout" if others else ""
+        told.append(f"answers of {found.asked.readout.replace('_', ' ')}{beside}")
+    if found.differing:
+        pairs = sum(len(one.seeds) for one in found.entries)
+        what = ", ".join(f"{what} in {number}" for what, number in found.differing.items())
+        told.append(f"of {pairs} pairs, these also differ in how they were computed: {what}")
+    if found.left_out:
+        told.append(f"without a pair: {', '.join(found.left_out)}")
+    return told
 
 
 def page(found: Comparison) -> str:
     """The report: HTML that needs no other file; everything from outside is escaped."""
-    names, readout = found.asked.measures, found.asked.readout
+    names = found.asked.measures
     groups: list[dict[str, Any]] = []
     for data in dict.fromkeys(one.data for one in found.entries):
         entries = [one for one in found.entries if one.data == data]
@@ -102,13 +111,12 @@ def page(found: Comparison) -> str:
         .render(
             title=found.title,
             baseline=found.baseline,
-            readout=f"answers of {readout.replace('_', ' ')}" if readout else "each method's declared readout",
+            readout=f"answers of {found.asked.readout.replace('_', ' ')}" if found.asked.readout else "each method's declared readout",
             date=time.strftime("%Y-%m-%d %H:%M"),
             version=__version__,
             measures=[MEASURES[name].title for name in names],
             groups=groups,
-            left_out=found.left_out,
-            unlike=unlike(found),
+            remarks=[text[0].upper() + text[1:] for text in remarks(found)],
         )
     )
 
@@ -163,7 +171,7 @@ def plain(found: Comparison) -> dict[str, Any]:
         "baseline": found.baseline,
         "readout": found.asked.readout,
         "left_out": list(found.left_out),
-        "unlike": found.unlike,
+        "differing": found.differing,
         "arms": [
             {
                 "arm": one.arm,

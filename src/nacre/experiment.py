@@ -37,7 +37,7 @@ from nacre.training.runtime import Hardware, Runtime
 from nacre.training.speed import settle
 
 CONFIG, METRICS, LOG, MODEL, JOURNAL, REPORT = "config.toml", "metrics.json", "log.csv", "model.nacre", "journal", "report.html"
-LOOKED_AT = 2048
+DIGESTED = 512
 """Images of each part whose pixels tell a run's data from others."""
 
 
@@ -170,7 +170,7 @@ class Run:
         self.runtime = Runtime(experiment.hardware)
         with seeded(experiment.seed, "model"):
             blank = experiment.method.whole(self.stream.source.spec)
-        self.images = self.stream.source.digest(most=LOOKED_AT)[:16]
+        self.data_digest: str | None = self.stream.source.digest(sampled=DIGESTED)[:16]
         settle(self.runtime, blank, experiment.method.optim.batch)
         self.experiment = replace(experiment, hardware=self.runtime.hardware, augment=settings.plain(self.stream.source.augment))
         self.history: list[Result] = []
@@ -197,6 +197,10 @@ class Run:
         learner, more = modelfile.load(self.folder / MODEL, self.runtime)
         if learner.classes != self.stream.classes[: len(learner.classes)]:
             raise NacreError(f"{self.experiment.data} has other classes than when {self.folder} began: go on with the same data.")
+        before = more.get("data_digest")
+        if before not in (None, self.data_digest):
+            raise NacreError(f"{self.experiment.data} has other images than when {self.folder} began: go on with the same data.")
+        self.data_digest = before
         self.history, self.random_probe = more["history"], more["random_probe"]
         self.rows = [row for row in read_log(self.folder / LOG) if int(row["stage"]) <= learner.stages]
         return learner
@@ -224,7 +228,12 @@ class Run:
     def _save(self) -> None:
         """Put the run's files in place; the model is the one that decides how far the run has come, so the log goes first."""
         files.write(self.folder / LOG, log_text(self.rows))
-        more = {"history": self.history, "random_probe": self.random_probe, "config": self.experiment.toml()}
+        more = {
+            "history": self.history,
+            "random_probe": self.random_probe,
+            "config": self.experiment.toml(),
+            "data_digest": self.data_digest,
+        }
         modelfile.save(self.folder / MODEL, self.learner, more)
         files.write(self.folder / METRICS, files.as_json(self.metrics(), indent=1))
 
@@ -235,7 +244,7 @@ class Run:
     def metrics(self) -> Result:
         """Everything measured; `results` holds what a repeated run gives to the bit, `cost` and `machine` the rest.
 
-        `images` tells the data from other data, wherever it lies.
+        `data_digest` tells the data from other data, wherever it lies; None in a run that was begun before there was one.
         """
         knowledge = self.learner.knowledge
         seconds = sum(float(row["seconds"]) for row in self.rows)
@@ -246,7 +255,7 @@ class Run:
             "data": self.experiment.data,
             "protocol": self.experiment.protocol,
             "seed": self.experiment.seed,
-            "images": self.images,
+            "data_digest": self.data_digest,
             "order": list(self.stream.order),
             "classes": list(self.stream.classes),
             "test_images": [len(stage.test) for stage in self.stream],

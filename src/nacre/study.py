@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -115,7 +116,12 @@ class Study:
         if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
             raise NacreError(f"{path}: seeds is {table['seeds']!r}, but it must be a number of seeds or a list of them, 0 or more each.")
         for kind in ("arms", "data"):
-            wrong = [name for name, value in table.get(kind, {}).items() if not isinstance(value, dict)]
+            tables = table.get(kind) or {}
+            if not isinstance(tables, dict):
+                raise NacreError(
+                    f"{path}: {kind} is {tables!r}, but it must be tables, [{kind}.NAME]; what all arms share goes into [base]."
+                )
+            wrong = [name for name, value in tables.items() if not isinstance(value, dict)]
             if wrong:
                 raise NacreError(f"{path}: {kind}.{wrong[0]} must be a table of settings.")
         arms = {name: {key: value for key, value in arm.items() if key not in BESIDE} for name, arm in table["arms"].items()}
@@ -128,7 +134,7 @@ class Study:
             about=str(table.get("about", "")),
             seeds=tuple(seeds),
             arms=arms,
-            data=table.get("data", {"": {}}),
+            data=table.get("data") or {"": {}},
             base=table.get("base", {}),
             store=Path(table.get("store", path.with_suffix(".sqlite"))),
             epochs=table.get("epochs"),
@@ -144,6 +150,8 @@ class Study:
         """
         some = {name: choose("arm", name, self.arms) for name in arms or self.arms}
         published = {arm: given for arm, given in self.published.items() if arm in some}
+        if data and not any(self.data):
+            raise NacreError(f"{self.name} has no [data.NAME], so --data names nothing in it: leave --data out.")
         sets = {name: choose("data", name, self.data) for name in data or self.data}
         return replace(self, arms=some, published=published, data=sets)
 
@@ -235,15 +243,11 @@ class Store:
         """Whether a run is finished, by whomever."""
         return self.base.execute("select 1 from runs where key = ?", (key,)).fetchone() is not None
 
-    def set_aside(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Keep runs in the file under a key that no study asks for, so that they are computed anew; returns those that were there."""
-        there = self.keys()
-        found = [trial for trial in trials if trial.key in there]
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        aside = [(f"{key} until {now}", key) for key in dict.fromkeys(trial.key for trial in found)]
+    def set_aside(self, key: str) -> bool:
+        """Keep a run in the file under a key that no study asks for, so that it is computed anew; whether it was there."""
+        now = datetime.now(UTC).isoformat()
         with self.base:
-            self.base.executemany("update runs set key = ? where key = ?", aside)
-        return found
+            return self.base.execute("update runs set key = ? where key = ?", (f"{key} until {now}", key)).rowcount > 0
 
     def all(self) -> list[dict[str, Any]]:
         """What the metrics.json of every run held, whatever study it belongs to, but for those that were set aside."""
@@ -273,6 +277,11 @@ class Store:
                 metrics, log, config = found[trial.key]
                 rows.append(Row(trial.arm, trial.data, trial.seed, trial.key, json.loads(metrics), log, tomllib.loads(config)))
         return rows
+
+
+def unfinished(store: Store) -> Path:
+    """Where runs lie until they are finished."""
+    return store.path.with_suffix(".unfinished")
 
 
 def stored(path: Path, trials: Iterable[Trial]) -> list[Row]:
@@ -326,23 +335,42 @@ class Progress:
     """Another study computes it."""
 
 
+def set_aside(trials: Sequence[Trial], store: Store) -> list[Trial]:
+    """Let runs count no more, finished or begun, so that they are computed anew; returns those that were finished or begun.
+
+    Raises:
+        NacreError: one is under way in another study.
+    """
+    scratch = unfinished(store)
+    found = []
+    for trial in {trial.key: trial for trial in trials}.values():
+        begun = (scratch / trial.key).exists()
+        if not begun and not store.holds(trial.key):
+            continue
+        scratch.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(scratch / f"{trial.key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise NacreError(f"arm {trial.arm}, seed {trial.seed}, is being computed just now: stop that study first.") from None
+        shutil.rmtree(scratch / trial.key, ignore_errors=True)  # what was begun would go on with what is wrong
+        store.set_aside(trial.key)
+        dismiss(lock)
+        found.append(trial)
+    with suppress(OSError):
+        scratch.rmdir()
+    return found
+
+
 Show = Callable[[Sequence[Progress], Sequence[Progress]], None]
 """Hears of the runs that are under way and of those that just ended."""
 
 
-def conduct(
-    study: Study,
-    trials: Sequence[Trial],
-    store: Store,
-    jobs: int,
-    threads: int,
-    show: Show,
-) -> list[Progress]:
+def conduct(trials: Sequence[Trial], store: Store, jobs: int, threads: int, show: Show) -> list[Progress]:
     """Compute the trials that are not stored yet, in parallel processes; one that another study is computing is left to that one.
 
     Args:
-        study: whose runs they are.
-        trials: of the study; same configurations are computed once.
+        trials: same configurations are computed once.
         store: takes each when it is finished.
         jobs: processes at once.
         threads: of each.
@@ -354,7 +382,7 @@ def conduct(
     """
     there = store.keys()
     left = {trial.key: trial for trial in trials if trial.key not in there}
-    scratch = study.store.with_suffix(".unfinished")
+    scratch = unfinished(store)
     running: dict[str, Progress] = {}
     failed: list[Progress] = []
     processes: set[subprocess.Popen[str]] = set()

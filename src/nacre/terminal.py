@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nacre.compare import Comparison
-from nacre.compare_report import better, chance, interval, unlike
+from nacre.compare_report import better, chance, interval, remarks
 from nacre.data.cache import Entry
 from nacre.data.stream import Stage, Stream
 from nacre.study import Progress as Doing
@@ -254,10 +254,8 @@ def comparison_table(found: Comparison) -> Table:
             cells += [f"[{colour}]{escape(interval(gap, name))}[/]", f"[dim]{chance(gap)}[/]"]
         table.add_row(*cells)
     told = [f"differences to {escape(found.baseline)}, of shares in points; 95 % intervals over the pairs; p: permutation test after Holm"]
-    told += [f"answers of {escape(found.asked.readout)}"] if found.asked.readout else []
     told += ["a single pair has neither interval nor p"] if any(len(one.seeds) == 1 for one in found.entries) else []
-    told += [f"without a pair: {escape(', '.join(found.left_out))}"] if found.left_out else []
-    told += [escape(unlike(found))] if found.unlike else []
+    told += [escape(remark) for remark in remarks(found)]
     table.caption = "; ".join(told)
     return table
 

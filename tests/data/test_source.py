@@ -85,21 +85,32 @@ def test_a_sum_with_nothing_holds_on_to_no_images_of_the_empty_side() -> None:
 
 
 def test_a_digest_tells_other_pixels_labels_and_names() -> None:
-    pixels, labels = torch.arange(40 * 4, dtype=torch.int64).to(torch.uint8).reshape(40, 1, 2, 2), torch.arange(40) % 2
+    pixels, labels = torch.arange(600 * 4).to(torch.uint8).reshape(600, 1, 2, 2), torch.arange(600) % 2
 
-    def digest(pixels: Tensor = pixels, labels: Tensor = labels, classes: tuple[str, ...] = ("a", "b"), most: int | None = None) -> str:
-        samples = Samples.of(pixels, labels)
-        return Source(samples, samples, classes).digest(most=most)
+    def digest(
+        train: Tensor = pixels, test: Tensor = pixels, labels: Tensor = labels, classes: tuple[str, ...] = ("a", "b"), **how: int
+    ) -> str:
+        return Source(Samples.of(train, labels), Samples.of(test, labels[: len(test)]), classes).digest(**how)
 
-    changed = pixels.clone()
-    changed[39, 0, 1, 1] += 1
-    found = [digest(), digest(changed), digest(labels=1 - labels), digest(classes=("a", "c")), digest(most=7)]
-    assert len(set(found)) == 5
-    assert digest(pixels.clone()) == found[0]
-    assert digest(changed, most=7) != digest(most=7)  # first and last are always among them
-    changed = pixels.clone()
-    changed[1] += 1
-    assert digest(changed, most=7) == digest(most=7)
+    def changed(place: int) -> Tensor:
+        other = pixels.clone()
+        other[place, 0, 1, 1] += 1
+        return other
+
+    found = [
+        digest(),
+        digest(changed(599)),
+        digest(test=changed(0)),
+        digest(labels=1 - labels),
+        digest(classes=("a", "c")),
+        digest(sampled=7),
+    ]
+    assert len(set(found)) == 6
+    assert digest(pixels.clone(), chunk=100) == found[0]
+    for place in (0, 99, 599):  # of seven among 600, the first, the second and the last
+        assert digest(changed(place), sampled=7) != digest(sampled=7)
+    assert digest(changed(1), sampled=7) == digest(sampled=7)
+    assert digest(test=pixels[:0]) != digest()
 
 
 def test_each_image_needs_one_label() -> None:

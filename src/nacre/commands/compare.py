@@ -14,6 +14,7 @@ from nacre.commands.common import plain_errors
 from nacre.errors import NacreError
 
 if TYPE_CHECKING:
+    from nacre.compare import Asked, Comparison
     from nacre.study import Store, Study
 
 
@@ -34,21 +35,15 @@ def compare(
 ) -> None:
     """Compare arms with a baseline by paired differences: 95 % intervals, exact permutation tests, Holm's correction."""
     with plain_errors():
-        from nacre import compare as sides
         from nacre import compare_report, files
+        from nacre.compare import Asked
         from nacre.evaluation.measures import USUAL
         from nacre.terminal import comparison_table
 
         if out is not None and out.suffix not in (".html", ".svg"):
             raise NacreError(f"--out is {str(out)!r}, but it must end in .html for a page or in .svg for the forest plots alone.")
-        asked = sides.Asked(tuple(measure or ()) or USUAL, readout or "", tuple(arm or ()), tuple(seed or ()))
-        folders = [path for path in runs if path.is_dir()]
-        if folders and (len(folders) < len(runs) or data or store):
-            raise NacreError(f"{folders[0]} is a folder, a run's: give either files of studies, which --data and --store fit, or folders.")
-        if folders:
-            found = sides.of_folders(folders, baseline or "", asked)
-        else:
-            found = sides.of_studies([opened(path, data or (), store) for path in runs], baseline or "", asked)
+        asked = Asked(tuple(measure or ()) or USUAL, readout or "", tuple(arm or ()), tuple(seed or ()))
+        found = set_side_by_side(runs, baseline or "", data or (), store, asked)
         if not found.entries:
             raise NacreError(f"no arm has a run with a seed that {found.baseline} has too: compute more runs.")
         if out is not None:
@@ -57,11 +52,28 @@ def compare(
             print(files.as_json(compare_report.plain(found), indent=1))  # noqa: T201 - the answer
         elif markdown:
             print(compare_report.markdown(found))  # noqa: T201 - the answer
+            for remark in compare_report.remarks(found):
+                Console(stderr=True).print(escape(remark), highlight=False)
         else:
             wide = Console()
             Console(width=None if wide.is_terminal else 400).print(comparison_table(found))
             if out is not None:
                 wide.print(f"report: {escape(str(out))}", highlight=False, soft_wrap=True)
+
+
+def set_side_by_side(runs: Sequence[Path], baseline: str, data: Sequence[str], store: Path | None, asked: Asked) -> Comparison:
+    """Compare what was given: files of studies, or folders of runs."""
+    from nacre import compare as sides
+
+    missing = [path for path in runs if not path.exists()]
+    if missing:
+        raise NacreError(f"{missing[0]} is not there: give files of studies, or folders that `nacre run` filled.")
+    folders = [path for path in runs if path.is_dir()]
+    if not folders:
+        return sides.of_studies([opened(path, data, store) for path in runs], baseline, asked)
+    if len(folders) < len(runs) or data or store:
+        raise NacreError(f"{folders[0]} is a folder, a run's: give either files of studies, which --data and --store fit, or folders.")
+    return sides.of_folders(folders, baseline, asked)
 
 
 def opened(path: Path, data: Sequence[str], store: Path | None) -> tuple[Study, Store]:

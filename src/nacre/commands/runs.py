@@ -191,7 +191,7 @@ def study(
     set_aside: Annotated[
         bool,
         typer.Option(
-            "--set-aside", help="Count these stored runs no more, in studies that share them either; the next call computes them."
+            "--set-aside", help="Let these stored runs count no more, also in other studies that share them; the next call computes them."
         ),
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Compute nothing; show what is stored.")] = False,
@@ -211,8 +211,11 @@ def study(
         if show and not plan.store.exists() and not plan.published:
             raise NacreError(f"{plan.store} is not there: no run of this study is finished. Leave out --show to compute them.")
         if set_aside:
-            for trial in studies.Store(plan.store).set_aside(trials):
-                Console(stderr=True).print(escape(f"set aside: {trial.arm} {trial.data} seed {trial.seed}"), highlight=False)
+            if not plan.store.exists():
+                raise NacreError(f"{plan.store} is not there: no run of this study is finished, so there is none to set aside.")
+            there = studies.set_aside(trials, studies.Store(plan.store))
+            told = [" ".join(filter(None, ("set aside:", trial.arm, trial.data, f"seed {trial.seed}"))) for trial in there]
+            Console(stderr=True).print(escape("\n".join(told) or "there was none of these runs to set aside"), highlight=False)
         failed = [] if show or set_aside else computed(plan, trials, jobs, threads)
         entries = studies.table(plan, studies.stored(plan.store, trials))
         if as_json:
@@ -263,7 +266,7 @@ def computed(plan: Study, trials: Sequence[Trial], jobs: int | None, threads: in
             if screen.is_terminal:
                 live.update(study_table(plan, finished, running), refresh=True)
 
-        return studies.conduct(plan, trials, kept, jobs, threads, draw)
+        return studies.conduct(trials, kept, jobs, threads, draw)
 
 
 def protocols() -> None:

@@ -129,19 +129,19 @@ class Source:
         _, channels, height, width = self.train.images.shape
         return ImageSpec((channels, height, width), self.augment, self.margin)
 
-    def digest(self, more: object = None, most: int | None = None, chunk: int = 256) -> str:
-        """What tells these images from others: a digest of class names, labels and pixels, and of what else is to count (JSON).
+    def digest(self, beside: object = None, sampled: int | None = None, chunk: int = 256) -> str:
+        """What tells these images from others: a digest of class names, labels and pixels, and of what else is to count.
 
         Args:
-            more: what else.
-            most: images of each part whose pixels are read, spread evenly; all by default.
+            beside: what else, as JSON.
+            sampled: images of each part whose pixels are read, spread evenly, at least 2; all by default.
             chunk: images read at once.
         """
-        total = hashlib.sha256(json.dumps([list(self.classes), more]).encode())
+        total = hashlib.sha256(json.dumps([list(self.classes), beside]).encode())
         for samples in (self.train, self.test):
             total.update(samples.labels.numpy().tobytes())
-            count = len(samples)
-            some = torch.arange(count) if most is None or count <= most else torch.linspace(0, count - 1, most).long()
+            count = len(samples)  # whole numbers alone, so that every processor chooses the same images
+            some = torch.arange(count) if sampled is None or count <= sampled else torch.arange(sampled) * (count - 1) // (sampled - 1)
             for rows in some.split(chunk):
                 total.update(samples.pixels(rows).contiguous().numpy().data)
         return total.hexdigest()
