@@ -146,17 +146,18 @@ def prepared(name: str, runtime: Runtime, options: argparse.Namespace, counter: 
     spec = ImageSpec((3, options.size, options.size), Augment(shift=4, flip=True))
     kept = max(1, options.batch // CLASSES)
     budget = cls.budget if cls.budget == NOTHING else PerClass(kept)
-    learner = Learner(replace(cls(), backbone=options.backbone), spec, memory=budget, runtime=runtime)
+    given = {name: getattr(options, name) for name in ("backbone", "width") if name in vars(options) and name in cls.__dataclass_fields__}
+    learner = Learner(replace(cls(), **given), spec, memory=budget, runtime=runtime)
     unfitted(learner, stage(0, kept, spec))
     later = stage(1, kept * max(1, options.steps - 1), spec)
     if counter is not None:
         counter.flop_counts.clear()
     synchronise(runtime)
     began = time.perf_counter()
-    given = unfitted(learner, later)
+    yielded = unfitted(learner, later)
     synchronise(runtime)
     beside = time.perf_counter() - began
-    fits = [replace(fit, optim=replace(fit.optim, epochs=1, batch=options.batch, lr=1e-4, warmup=0.0)) for fit in given]
+    fits = [replace(fit, optim=replace(fit.optim, epochs=1, batch=options.batch, lr=1e-4, warmup=0.0)) for fit in yielded]
     return Rig(learner, later, fits, options.epochs, beside)
 
 
@@ -311,7 +312,7 @@ def over(upper: float | None, lower: float | None) -> float | None:
 def growth(name: str, options: argparse.Namespace) -> int:
     """Bytes by which this process's peak grows over a method's stage; a smaller one before it loads what is loaded late."""
     runtime = runtime_of(options)
-    small = argparse.Namespace(**{**vars(options), "backbone": "small", "batch": 8, "steps": 2})
+    small = argparse.Namespace(**{**vars(options), "backbone": "small", "width": 16, "batch": 8, "steps": 2})
     prepared(name, runtime, small).seconds()
     before = runtime.peak_bytes()
     prepared(name, runtime, options).seconds()

@@ -113,10 +113,12 @@ class KillAt(Watch):
         self.left -= 1
 
 
-@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize("epoch", [0, 1, 2])  # the third is the first of a second fit
 def test_killed_inside_a_stage_goes_on_bit_equal(method: Method, stream: Stream, runtime: Runtime, tmp_path: Path, epoch: int) -> None:
     whole = reference(method, stream, runtime)
     fits = bool(whole.logs[1])
+    if epoch and epoch >= len(whole.logs[1]):
+        return  # there is no such epoch
     half, _ = learnt(method, stream, runtime, until=1)
     modelfile.save(tmp_path / "m.nacre", half)
     with suppress(Killed):

@@ -86,6 +86,11 @@ def test_memo_grows_its_deepest_part_only(stream: Stream, runtime: Runtime, lear
     trunk, _ = parts(learner)
     assert same(state(trunk.trunk), shallow) != learns
     assert all(torch.equal(parameter, deep[name]) for name, parameter in trunk.branches[0].named_parameters())
+    trunk.eval()
+    below = images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    for part in trunk.trunk:
+        below = part(below)
+    assert torch.equal(trunk(images)[-1], torch.cat([trunk.branches[0](below)[-1], trunk.branches[1](below)[-1]], 1))
     more = sum(p.numel() for p in trunk.parameters()) - whole
     assert more == sum(p.numel() for p in trunk.branches[0].parameters()) < whole
 

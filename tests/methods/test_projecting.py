@@ -220,6 +220,19 @@ def test_pass_terms_by_hand(stream: Stream, runtime: Runtime) -> None:
     assert float(noisy(step)) == float(noisy(step))  # the step's place decides, nothing else
     assert float(noisy(step)) != float(noisy(Step(step.batch, out, step.old, model, stream[0], 0.25)))
 
+    drawn: list[torch.Tensor] = []
+    every_turn = head.every
+    head.every = lambda features: (drawn.append(features), every_turn(features))[1]  # type: ignore[method-assign]
+    one = PrototypeReplay(k.statistics["prototypes"][:1], torch.tensor(0.5), 0.1, 7)
+    for place in range(100):
+        one(Step(step.batch, out, step.old, model, stream[0], place / 100))
+    noise = torch.cat(drawn) - k.statistics["prototypes"][:1]
+    assert float(noise.std()) == pytest.approx(0.5, rel=0.03)  # the radius, and not its square
+    assert float(noise.mean()) == pytest.approx(0, abs=0.02)
+    fit = next(iter(PASS(backbone="small").phases(k, stream[1])))
+    assert isinstance(fit, Fit)
+    assert [fit.loss.weight(term) for term in ("classification", "distillation", "prototypes")] == [1, 10, 10]
+
 
 def test_foster_teaches_the_decoder_of_the_branch_that_stays(stream: Stream, runtime: Runtime) -> None:
     method = FOSTER(optim=QUICK, backbone="small", decoding=Decoding(weight=1.0))

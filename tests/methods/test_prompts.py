@@ -28,6 +28,7 @@ from nacre.models.transformers import Block, Transformer, ViT
 from nacre.training.learner import Learner, accuracy
 from nacre.training.method import Method
 from nacre.training.optim import Optim
+from nacre.training.phases import Fit
 from nacre.training.runtime import Runtime
 
 SPEC = ImageSpec((1, 4, 6))
@@ -156,6 +157,16 @@ def test_orthonormal_sets_are_not_penalised_and_others_by_hand() -> None:
     eye = torch.eye(2)[None]
     skew = torch.tensor([[[2.0, 0.0], [1.0, 0.0]]])  # B B^T - 1 = [[3, 2], [2, 0]]
     assert float(Orthogonality()(step(key=eye, attention=skew, prefixes=eye))) == pytest.approx((9 + 4 + 4 + 0) / 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "term", "weight"), [("l2p", "pull", 0.1), ("dualprompt", "pull", 1.0), ("coda-prompt", "orthogonality", 0.1)]
+)
+def test_terms_are_weighed_as_in_the_paper(name: str, term: str, weight: float, stream: Stream, runtime: Runtime) -> None:
+    learner = Learner(PROMPTING[name], stream.source.spec, runtime=runtime)
+    fit = next(iter(PROMPTING[name].phases(learner.knowledge, stream[0])))
+    assert isinstance(fit, Fit)
+    assert (fit.loss.weight("classification"), fit.loss.weight(term)) == (1, weight)
 
 
 @pytest.mark.parametrize("name", list(PROMPTING))

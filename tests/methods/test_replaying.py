@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from conftest import toy_source
-from nacre.data.memory import PerClass
+from nacre.data.memory import PerClass, Total
 from nacre.data.replay import Rehearsal, kept
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stage, Stream
@@ -30,6 +30,7 @@ from nacre.models.output import Output
 from nacre.seeds import derive, seeded
 from nacre.training.inference import features
 from nacre.training.learner import Learner
+from nacre.training.method import Decoding
 from nacre.training.optim import Optim
 from nacre.training.phases import Fit
 from nacre.training.runtime import Runtime
@@ -164,6 +165,25 @@ def test_er_ace_draws_from_a_memory_that_holds_the_new_classes_too(stream: Strea
     assert list(fit.loss.terms) == ["classification", "rehearsal"]
 
 
+@pytest.mark.parametrize(
+    ("name", "classification", "distillation"),
+    [("reconstruction-plain", [1, 1 / 2, 1 / 3], [0, 1 / 2, 2 / 3]), ("reconstruction", [1, 1, 1], [0, 1, 1])],
+)
+def test_reconstruction_takes_its_share_of_what_classification_has(
+    name: str, classification: list[float], distillation: list[float], stream: Stream, runtime: Runtime, fits: list[Any]
+) -> None:
+    learnt(METHODS[name](optim=QUICK, backbone="small", decoding=Decoding(weight=0.6)), stream, runtime, 3)
+    found = [[fit.loss.weight(term) for fit, *_ in fits] for term in ("classification", "reconstruction", "distillation")]
+    np.testing.assert_allclose(found, [classification, [0.6 * share for share in classification], distillation])
+
+
+def test_dark_replay_weighs_answers_and_labels_as_its_authors_do(stream: Stream, runtime: Runtime, fits: list[Any]) -> None:
+    learnt(DERpp(optim=QUICK, backbone="small"), stream, runtime)
+    (first, *_), (second, *_) = fits
+    terms = ("classification", "dark", "rehearsal")
+    assert [[fit.loss.weight(term) for term in terms] for fit in (first, second)] == [[1, 0, 0], [1, 0.3, 0.5]]
+
+
 def test_dark_replay_compares_with_what_was_stored(stream: Stream) -> None:
     stored = torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
     stored[1, 2] = -torch.inf  # was stored before class 2 came
@@ -196,6 +216,14 @@ def test_gdumb_learns_from_its_store_alone_and_afresh(stream: Stream, runtime: R
     assert not torch.equal(before["head.rows.weight"][:2], teacher.state_dict()["head.rows.weight"])
     assert torch.equal(before["normalise.mean"], teacher.state_dict()["normalise.mean"])
     assert int(before["backbone.stages.0.0.1.num_batches_tracked"]) == 0
+
+
+def test_gdumbs_store_is_balanced(stream: Stream, runtime: Runtime) -> None:
+    learner = Learner(GDumb(optim=QUICK, backbone="small"), stream.source.spec, memory=Total(10), runtime=runtime)
+    for stage in stream[:2]:
+        learner.learn(stage)
+    counts = torch.bincount(learner.knowledge.memory.samples().labels).tolist()
+    assert (len(counts), max(counts) - min(counts) <= 1, 8 <= sum(counts) <= 10) == (4, True, True)
 
 
 def test_gdumb_stores_at_random_whatever_the_selection(stream: Stream, runtime: Runtime) -> None:

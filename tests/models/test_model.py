@@ -122,6 +122,16 @@ def test_the_frozen_twin_answers_alike_and_shares_nothing() -> None:
     assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in twin.parameters()}
 
 
+def test_a_frozen_twin_for_teaching_has_no_readout_and_takes_none_away() -> None:
+    model = small(readout=NearestMean)
+    model.normalise.given(torch.full_like(model.normalise.mean, 0.3), torch.full_like(model.normalise.std, 0.2))
+    readout, training = model.readout, model.training
+    twin = model.frozen(answers=False)
+    assert (twin.readout, model.readout, model.training) == (None, readout, training)
+    assert torch.equal(twin.normalise.mean, model.normalise.mean)
+    assert model.frozen().readout is not None
+
+
 def test_plain_load_state_dict_restores_a_grown_model() -> None:
     model, fresh = (
         small(readout=NearestMean).eval(),

@@ -38,7 +38,7 @@ class BiC(Method):
     share: float = 0.1
     """Of every class's exemplars that is held out, and as many images of every new class, in (0, 1); at least one."""
     correcting: Optim = Optim(lr=0.05, weight_decay=0.0, schedule="cosine", epochs=50)
-    """How scale and shift are learnt."""
+    """How scale and shift are learnt; rate and length are our own."""
 
     def phases(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """Fit, correct, remember."""

@@ -75,6 +75,6 @@ class FOSTER(Method):
         yield Fit(loss, data, knowledge.model, teacher=knowledge.teacher, optim=optim)
         student = first_branch(knowledge.model)
         loss = Loss(classification=BalancedDistillation(effective_weights(counts, self.compressing), self.temperature))
-        yield Fit(loss, data, student, teacher=knowledge.model.frozen(), optim=self.compression or optim)
+        yield Fit(loss, data, student, teacher=knowledge.model.frozen(answers=False), optim=self.compression or optim)
         yield becomes(student)
         yield Remember()

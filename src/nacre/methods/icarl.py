@@ -21,7 +21,7 @@ class ICaRL(Method):
     """Distil, keep herded exemplars, answer by the nearest mean of their features.
 
     The paper trains with a sigmoid per class; with softmax and softened distillation, as here, the field's later tables are
-    made.
+    made. Its authors' code averages every mean over flipped images as well.
     """
 
     family = "representation"

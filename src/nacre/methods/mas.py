@@ -20,7 +20,7 @@ class MAS(Method):
 
     The paper adds up importance over stages; here it fades by `share`, from none before the first, as in the field's
     class-incremental survey. And no spring counts for stiffer than one that a step at the stage's highest rate brings to rest:
-    it would throw its weight about ever farther.
+    it would throw its weight about ever farther. Importance is the mean over at most `samples` images, where the paper takes all.
     """
 
     family = "weight regularization"

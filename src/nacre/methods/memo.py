@@ -21,7 +21,8 @@ from nacre.training.phases import Phase
 class MEMO(Method):
     """Share the shallow depths, which go on learning, and add a deepest one per stage; earlier deepest ones are frozen.
 
-    The auxiliary head goes on from the stage before where both bring equally many classes; the authors draw it anew.
+    Ends with weight alignment, as the field's tables do. The auxiliary head goes on from the stage before where both bring equally
+    many classes; the authors draw it anew.
     """
 
     family = "growing network"

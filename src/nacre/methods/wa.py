@@ -16,7 +16,7 @@ from nacre.training.phases import Phase, Remember
 
 @dataclass(frozen=True, kw_only=True)
 class WA(Method):
-    """Distil, then scale the new classes' rows so that their mean norm is the old ones'."""
+    """Distil, then scale the new classes' rows so that their mean norm is the old ones'; the head's biases stay as they are."""
 
     family = "representation"
     paper = "Zhao et al., CVPR 2020"

@@ -125,9 +125,17 @@ class Model(nn.Module):
         answer: Tensor = (self.readout or self.head)(features)
         return answer
 
-    def frozen(self) -> Model:
-        """A copy in inference form: no gradients, batch norms folded into the convolutions before them."""
-        twin = copy.deepcopy(self).eval().requires_grad_(False)
+    def frozen(self, *, answers: bool = True) -> Model:
+        """A copy in inference form: no gradients, batch norms folded into the convolutions before them.
+
+        Args:
+            answers: with its readout, which may be larger than the network; a teacher needs none.
+        """
+        whole = self
+        if not answers:
+            whole = Model(self.backbone, self.head, self.spec, self.decoder)
+            whole.normalise = self.normalise
+        twin = copy.deepcopy(whole).eval().requires_grad_(False)
         fused(twin)
         return twin
 

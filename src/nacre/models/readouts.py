@@ -83,7 +83,7 @@ class Ridge(Growing):
         self.gamma, self.activation = gamma, activation
         drawn = torch.randn(dim, width) / math.sqrt(dim) if basis is None else basis
         self.register_buffer("basis", drawn)
-        self.register_buffer("inverse", torch.eye(width, dtype=torch.float64) / gamma)
+        self.register_buffer("inverse", torch.eye(width, dtype=torch.float64).div_(gamma))
         self.table = Table(weight=torch.zeros(0, width))
 
     def size(self) -> list[int]:
@@ -116,7 +116,7 @@ class Ridge(Growing):
             spread = wide @ inverse
             inner = torch.eye(len(x), dtype=torch.float64, device=x.device) + spread @ wide.T
             gain = torch.cholesky_solve(spread, torch.linalg.cholesky(inner))
-            inverse -= spread.T @ gain
+            inverse.addmm_(spread.T, gain, alpha=-1)
             weight += (y - wide @ weight.T).T @ gain
         self.table = Table(weight=weight.float())
 

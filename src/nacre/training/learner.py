@@ -108,7 +108,7 @@ class Learner:
             pixels = begin(k.model.backbone, self.method.backbone)
             k.model.normalise.learn(stage.train) if pixels is None else k.model.normalise.given(*pixels)
         else:
-            k.teacher = self.runtime.place(k.model.frozen())
+            k.teacher = self.runtime.place(k.model.frozen(answers=False))
         self.method.grow(k, stage)
         self.runtime.place(k.model)
 
