@@ -268,10 +268,15 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     code, output = told(str(written(tmp_path, STUDY.replace("published", "# published"))), "--show")
     assert code == 2
     assert "no run of this study is finished" in output
-    for option, word in (("--arm", "replya"), ("--data", "digts")):
-        code, output = told(str(written(tmp_path)), option, word)
+    tables = "\n[data.digits]\n[data.letters]\n"
+    for text, option, word, said in (
+        (STUDY, "--arm", "replya", "unknown arm 'replya'"),
+        (STUDY + tables, "--data", "digts", "unknown data 'digts'"),
+        (STUDY, "--data", "digits", "has no [data.NAME]"),
+    ):
+        code, output = told(str(written(tmp_path, text)), option, word)
         assert code == 2
-        assert f"unknown {option[2:]} '{word}'" in output
+        assert said in " ".join(output.split())
 
 
 def test_a_study_is_narrowed_to_some_arms_and_data_sets(tmp_path: Path) -> None:
