@@ -21,7 +21,7 @@ ORDER = [
     {"modelfile"},
     {"experiment"},
     {"study", "holding"},
-    {"compare"},
+    {"compare", "conducting"},
     {"compare_report"},
     {"lesson"},
     {"editing", "forecast", "predicting", "inspection", "export", "estimator"},

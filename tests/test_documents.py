@@ -79,7 +79,10 @@ def test_the_study_of_the_page_on_studies_fits(tmp_path: Path) -> None:
     (text,) = re.findall(r"```toml\n(.*?)```", STUDIES_PAGE, re.DOTALL)
     (tmp_path / "exemplars.toml").write_text(text)
     study = Study.load(tmp_path / "exemplars.toml")
-    assert len(study.trials()) == len(study.arms) * len(study.seeds)
+    assert study.trials()
+    compared = len(study.arms) - 1
+    assert f"{compared * 2 / 2 ** len(study.seeds):.3f}"[1:] == ".047"
+    assert "for the three arms above (.047)" in STUDIES_PAGE
     named = re.findall(r"(?:--arm|--baseline) (\w+)", STUDIES_PAGE)
     assert named
     assert {*named} - {"replay"} <= study.arms.keys()

@@ -17,9 +17,10 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from nacre.cli import app
+from nacre.conducting import counts
 from nacre.errors import NacreError
 from nacre.experiment import Experiment, Run
-from nacre.study import Store, Study, counts, spread, table
+from nacre.study import Store, Study, spread, table
 
 STUDY = """
 name = "little"

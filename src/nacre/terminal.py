@@ -16,9 +16,9 @@ from rich.text import Text
 
 from nacre.compare import Comparison
 from nacre.compare_report import better, chance, interval, remarks
+from nacre.conducting import Progress as Doing
 from nacre.data.cache import Entry
 from nacre.data.stream import Stage, Stream
-from nacre.study import Progress as Doing
 from nacre.study import Study
 from nacre.training.method import Method
 from nacre.training.phases import Watch

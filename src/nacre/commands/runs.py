@@ -32,8 +32,9 @@ from nacre.commands.common import (
 from nacre.errors import NacreError
 
 if TYPE_CHECKING:
+    from nacre.conducting import Progress
     from nacre.experiment import Experiment, Run
-    from nacre.study import Progress, Study, Trial
+    from nacre.study import Study, Trial
 
 
 def run(
@@ -202,6 +203,7 @@ def study(
     with plain_errors():
         from dataclasses import replace
 
+        from nacre import conducting
         from nacre import study as studies
         from nacre.terminal import study_markdown, study_table
 
@@ -213,7 +215,7 @@ def study(
         if set_aside:
             if not plan.store.exists():
                 raise NacreError(f"{plan.store} is not there: no run of this study is finished, so there is none to set aside.")
-            there = studies.set_aside(trials, studies.Store(plan.store))
+            there = conducting.set_aside(trials, studies.Store(plan.store))
             told = [" ".join(filter(None, ("set aside:", trial.arm, trial.data, f"seed {trial.seed}"))) for trial in there]
             Console(stderr=True).print(escape("\n".join(told) or "there was none of these runs to set aside"), highlight=False)
         failed = [] if show or set_aside else computed(plan, trials, jobs, threads)
@@ -237,6 +239,7 @@ def computed(plan: Study, trials: Sequence[Trial], jobs: int | None, threads: in
 
     from rich.live import Live
 
+    from nacre import conducting
     from nacre import study as studies
     from nacre.terminal import ended_line, study_table
 
@@ -245,7 +248,7 @@ def computed(plan: Study, trials: Sequence[Trial], jobs: int | None, threads: in
     left = [trial for trial in trials if trial.key not in there]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if left and jobs is None:
-        jobs, most = studies.parallel(left[0], cores)
+        jobs, most = conducting.parallel(left[0], cores)
         threads = threads or most
     jobs = jobs or 1
     threads = threads or max(1, cores // jobs)
@@ -266,7 +269,7 @@ def computed(plan: Study, trials: Sequence[Trial], jobs: int | None, threads: in
             if screen.is_terminal:
                 live.update(study_table(plan, finished, running), refresh=True)
 
-        return studies.conduct(trials, kept, jobs, threads, draw)
+        return conducting.conduct(trials, kept, jobs, threads, draw)
 
 
 def protocols() -> None:
