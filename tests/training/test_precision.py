@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nacre.data.source import ImageSpec
 from nacre.models.backbones import BACKBONES
-from nacre.training import precision
+from nacre.models.model import build_model
+from nacre.training import precision, speed
 from nacre.training.precision import computing
+from nacre.training.runtime import Hardware, Runtime
 
 CPU = torch.device("cpu")
 
@@ -47,6 +50,17 @@ def test_results_and_gradients_are_those_of_rounded_operands(kind: str) -> None:
     assert all(gradient.dtype == torch.float32 for gradient in gradients)
     for gradient, expected in zip(gradients[:2], torch.autograd.grad(result, exact[:2], upstream.double()), strict=True):
         near(gradient, expected)
+
+
+@pytest.mark.parametrize(("lacks", "asked", "chosen"), [(True, "auto", "fp32"), (False, "auto", "bf16"), (True, "bf16", "bf16")])
+def test_auto_takes_bf16_only_where_there_are_instructions_for_it(
+    lacks: bool, asked: Literal["auto", "bf16"], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "lacks_bf16", lambda: lacks)
+    monkeypatch.setattr(speed, "remembered", lambda *_: [4.0, 3.0, 2.0, 1.0])  # seconds of `CHOICES`
+    runtime = Runtime(Hardware(device="cpu", precision=asked, threads=1))
+    speed.settle(runtime, build_model("small", "linear", ImageSpec((3, 8, 8))), 16)
+    assert (runtime.hardware.precision, runtime.hardware.layout) == (chosen, "channels-last")
 
 
 def test_fp32_and_what_turns_autocast_off_are_left_alone() -> None:

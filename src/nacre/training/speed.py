@@ -20,7 +20,7 @@ from nacre import files
 from nacre.data import cache
 from nacre.errors import NacreError
 from nacre.models.model import Model
-from nacre.training.precision import computing
+from nacre.training.precision import computing, lacks_bf16
 from nacre.training.runtime import Runtime, reformatted
 
 Choice = tuple[Literal["fp32", "bf16"], Literal["contiguous", "channels-last"]]
@@ -41,6 +41,8 @@ def settle(runtime: Runtime, model: Model, batch: int, *, repeats: int = 3, gain
     open_choices = [choice for choice in CHOICES if hardware.precision in ("auto", choice[0]) and hardware.layout in ("auto", choice[1])]
     if runtime.device.type == "mps":
         open_choices = open_choices[:1]
+    if hardware.precision == "auto" and runtime.device.type == "cpu" and lacks_bf16():  # it is computed in fp32 there: a lead is chance
+        open_choices = [choice for choice in open_choices if choice[0] == "fp32"]
     best = open_choices[0]
     if len(open_choices) > 1:
         seconds = dict(zip(CHOICES, runtime.agree(remembered(runtime, model, min(batch, 64), repeats)), strict=True))
