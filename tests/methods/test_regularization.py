@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nacre.data.memory import NOTHING, Budget, PerClass
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stream
 from nacre.losses.importance import Elastic, anchored, importance, log_likelihood, squared_length
@@ -84,8 +85,8 @@ def test_sensitivity_of_the_answers_length(model: Model) -> None:
         torch.testing.assert_close(tensor, want[name], rtol=1e-3, atol=1e-6)
 
 
-def learner_of(method: Any, stream: Stream, runtime: Runtime, stages: int) -> Learner:
-    learner = Learner(method, stream.source.spec, runtime=runtime)
+def learner_of(method: Any, stream: Stream, runtime: Runtime, stages: int, memory: Budget | None = None) -> Learner:
+    learner = Learner(method, stream.source.spec, runtime=runtime, memory=memory)
     for stage in stream[:stages]:
         learner.learn(stage)
     return learner
@@ -120,6 +121,16 @@ def test_one_spring_is_the_sum_of_all_stages(stream: Stream, runtime: Runtime, m
     for name, pull in Elastic(below("importance", statistics), below("anchor", statistics)).pull(model).items():
         torch.testing.assert_close(pull, want[name], rtol=1e-3, atol=1e-6)
     assert len(fishers) == 3
+
+
+@pytest.mark.parametrize(("memory", "compete"), [(NOTHING, slice(2, 4)), (PerClass(5), slice(0, 4))], ids=["no exemplars", "exemplars"])
+def test_labels_are_drawn_from_the_classes_that_compete(
+    memory: Budget, compete: slice, stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fishers = noting(monkeypatch, "importance_of")
+    learner_of(EWC(optim=QUICK, backbone="small"), stream, runtime, 2, memory)
+    rows = fishers[1]["head.rows.weight"].flatten(1).sum(1)  # a class that cannot be drawn and does not compete has no gradient
+    assert (rows > 0).nonzero().flatten().tolist() == list(range(4))[compete]
 
 
 def test_the_online_spring_rests_at_the_last_stages_end(stream: Stream, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

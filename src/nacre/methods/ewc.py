@@ -23,7 +23,7 @@ class EWC(Method):
     The diagonal of the Fisher information is estimated from gradients sample by sample, with labels drawn from the model.
     One spring per stage adds up to a single one: stiffness sum F_t, rest at sum F_t theta_t / sum F_t; so the sum over
     stages of the paper's penalties costs two numbers per parameter, however many stages there were. It is exact but for `limit`.
-    Labels are drawn from all classes seen, of which the fit without exemplars lets the new ones alone compete.
+    Labels are drawn from the classes that compete in the fit: without exemplars the new ones alone, as within the paper's tasks.
     """
 
     family = "weight regularization"
@@ -53,7 +53,8 @@ class EWC(Method):
 
     def consolidate(self, work: Work) -> None:
         """Join this stage's springs with the earlier ones."""
-        k, fisher = work.knowledge, importance_of(work, log_likelihood, 2, self.samples)
+        k, first = work.knowledge, classification(work.knowledge, work.stage).first
+        fisher = importance_of(work, lambda logits, uniform: log_likelihood(logits[first:], uniform), 2, self.samples)
         fisher = {name: value.clamp_max(self.limit) for name, value in fisher.items()}
         here = places(k.model)
         old, rest = (grown(below(kind, k.statistics), here) for kind in ("importance", "anchor"))
