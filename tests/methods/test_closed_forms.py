@@ -65,7 +65,8 @@ def test_the_second_stream_fits_what_the_first_leaves_of_new_classes(stream: Str
     readout = learner.knowledge.model.readout
     assert isinstance(readout, DualRidge)
     basis = readout.main.get_buffer("basis").double().numpy()
-    gram, cross, main_gram, main_cross = 0.1 * np.eye(40), np.zeros((40, 6)), 0.1 * np.eye(40), np.zeros((40, 6))
+    ridge = 0.1 * len(basis) * np.eye(40)
+    gram, cross, main_gram, main_cross = ridge.copy(), np.zeros((40, 6)), ridge.copy(), np.zeros((40, 6))
     for stage, x, y in zip(stream, found, labels, strict=True):
         unit = F.normalize(x).double().numpy() @ basis
         relu, tanh, target = unit.clip(0), np.tanh(unit), np.eye(6)[y.numpy()]
@@ -183,8 +184,18 @@ def test_both_streams_of_ds_al_have_room_to_differ() -> None:
     freedom = []
     for stream in (readout.main, readout.compensation):
         squares = torch.linalg.svdvals(stream.expanded(x).double()).square()
-        freedom.append(float((squares / (squares + 0.1)).sum()))
-    assert min(freedom) > 0.7 * 256
+        freedom.append(float((squares / (squares + stream.gamma)).sum()))
+    assert min(freedom) > 0.6 * 256
+
+
+def test_the_first_stream_of_ds_al_is_acil() -> None:
+    torch.manual_seed(0)
+    x, y = torch.rand(60, 8), F.one_hot(torch.arange(60) % 3, 3).float()
+    dual = DualRidge(8, 40, 0.1, 0.0)
+    single = Ridge(8, 40, 0.1, basis=dual.main.get_buffer("basis") / 8**0.5)
+    dual.absorb(x, y, known=0)
+    single.absorb(x, y)
+    torch.testing.assert_close(dual(x), single(x), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -88,7 +88,7 @@ def likeness(features: Tensor, prototypes: Tensor) -> Tensor:
 
 
 class SelectedCrossEntropy(Term):
-    """Cross-entropy that counts a sample by how little it looks like a known class (Zhu et al., CVPR 2022, eq. 6: SSRE).
+    """Cross-entropy that counts a sample by how little it looks like a known class (Zhu et al., CVPR 2022, eq. 10-11: SSRE).
 
     Args:
         prototypes: [K, D].
@@ -107,7 +107,7 @@ class SelectedCrossEntropy(Term):
 
 
 class SelectedDistance(Term):
-    """Euclidean distance of features from the teacher's, which counts by how much a sample looks like a known class (eq. 7 there).
+    """Euclidean distance of features from the teacher's, which counts by how much a sample looks like a known class (eq. 11 there).
 
     Args:
         prototypes: [K, D].

@@ -23,7 +23,7 @@ class ACIL(Method):
     """After the first stage nothing is trained: a ridge regression takes in each stage, as if all had been there at once (theorem 1).
 
     The papers expand to 8,192 features and more; the inverse that is carried takes width squared times 8 bytes. Features are
-    brought to length one first.
+    brought to length one first, so that gamma counts for more than in the authors' code, whose random expansion is uniform, not normal.
     """
 
     family = "no exemplars"

@@ -20,9 +20,10 @@ from nacre.training.phases import Fit, Phase, Remember
 class AGEM(Method):
     """Cross-entropy on the new images, whose gradient loses what would raise the loss of the remembered ones.
 
-    All classes seen compete; the paper tells the model which task an image belongs to. The reference batch is as large as the batch of new
-    images; the authors' is of 256 images beside ten new ones. Their single pass of plain descent is `optim.epochs=1`,
-    `optim.momentum=0` and `optim.weight_decay=0`: momentum and decay act on what was projected.
+    All classes seen compete; the paper tells the model which task an image belongs to. Without that it is at finetuning's level in the
+    literature too: what may not raise the loss of remembered images need not lower it, and the new classes win. The reference batch is as
+    large as the batch of new images; the authors' is of 256 images beside ten new ones. Their single pass of plain descent is
+    `optim.epochs=1`, `optim.momentum=0` and `optim.weight_decay=0`: momentum and decay act on what was projected.
     """
 
     family = "weight regularization"

@@ -23,7 +23,7 @@ class DSAL(Method):
     """ACIL, and a second ridge regression under another activation that mends what the first leaves of the new classes (eq. 13-21).
 
     The papers expand to 8,192 features and more. Features are brought to length one first, and the random expansion has deviation one,
-    so that the second activation bends.
+    so that the second activation bends; gamma grows with it, so that the first stream is ACIL's.
     """
 
     family = "no exemplars"

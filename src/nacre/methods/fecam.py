@@ -20,7 +20,8 @@ from nacre.training.phases import Adjust, Phase, Work
 class FeCAM(Method):
     """After the first stage nothing is trained: the nearest class mean under each class's own covariance answers (eq. 3-8).
 
-    Covariances are shrunk once, as eq. 7 has it; the authors' code does it twice, which `diagonal=3, rest=3` amounts to.
+    Covariances are shrunk once, as eq. 7 has it; the authors' code does it twice, which `diagonal=3, rest=3` amounts to, and
+    answers the first stage by its trained head, where here the metric answers from the start.
     """
 
     family = "no exemplars"

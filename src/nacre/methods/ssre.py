@@ -25,10 +25,10 @@ from nacre.training.phases import Adjust, Fit, Phase, Work
 class SSRE(Method):
     """Learn new classes in 1x1 convolutions beside the old ones, fold them in, and distil what looks like an old class.
 
-    After the first stage the main branch is held still while its sides learn (section 3.2); a sample counts for distillation by its
-    likeness to the nearest class mean and for classification by what is left of it (section 3.3). Likeness is seen
-    from the means' centre, below zero it is zero, and of means no noise is drawn. Distances to old features are averaged over the
-    batch; the authors' code adds them up (128 times the pull). AdamW stands for the paper's Adam.
+    After the first stage the main branch is held still while its sides learn (eq. 8-9); a sample counts for distillation by its
+    likeness to the nearest class mean and for classification by what is left of it, as in the authors' code; the paper sets a
+    threshold (eq. 10-11). Likeness is seen from the means' centre, below zero it is zero, and holds no gradient; means get no noise.
+    Distances are averaged over the batch at the paper's lambda; the authors' code adds them up at one. AdamW stands for Adam.
     """
 
     family = "no exemplars"
@@ -39,8 +39,8 @@ class SSRE(Method):
     optim: Optim = Optim(name="adamw", lr=0.001, weight_decay=2e-4)
     temperature: float = 0.1
     """Of the logits."""
-    distillation: float = 1.0
-    """Of the features' distance from the old model's."""
+    distillation: float = 10.0
+    """lambda: of the features' distance from the old model's."""
     prototypes: float = 10.0
     """Of the prototypes' classification."""
 

@@ -199,14 +199,21 @@ class DualRidge(Growing):
     """A main stream, and a second one with another activation that is fitted to what the first leaves of the new classes.
 
     Dual-stream analytic learning (Zhuang et al., AAAI 2024, eq. 13-21).
+
+    Args:
+        dim: D.
+        width: E, of both expansions.
+        gamma: of both ridges, as strong as in `Ridge`, above 0.
+        share: of the second stream in the answer.
     """
 
     def __init__(self, dim: int, width: int, gamma: float, share: float) -> None:
         Growing.__init__(self)
         self.share = share
-        # of deviation one, so that tanh sees enough to bend; at 1 / sqrt(D) it is next to linear, and the second stream idle
-        self.main = Ridge(dim, width, gamma, "relu", torch.randn(dim, width))
-        self.compensation = Ridge(dim, width, gamma, "tanh", self.main.get_buffer("basis").clone())
+        # of deviation one, so that tanh sees enough to bend; at 1 / sqrt(D) it is next to linear, and the second stream idle.
+        # A rectifier only scales with it: what the ridge weighs has to grow by D as well, or the first stream overfits
+        self.main = Ridge(dim, width, gamma * dim, "relu", torch.randn(dim, width))
+        self.compensation = Ridge(dim, width, gamma * dim, "tanh", self.main.get_buffer("basis").clone())
 
     def size(self) -> list[int]:
         """[K]."""

@@ -16,7 +16,7 @@ from nacre.models.growing import Growing
 
 
 class Sided(Growing, nn.Conv2d):
-    """A 3x3 convolution, and while it is open a 1x1 one beside it, which begins at zero (Zhu et al., CVPR 2022, section 3.2: SSRE)."""
+    """A 3x3 convolution, and while it is open a 1x1 one beside it, which begins at zero (Zhu et al., CVPR 2022, eq. 8-9: SSRE)."""
 
     def __init__(self, *form: Any, **more: Any) -> None:
         nn.Conv2d.__init__(self, *form, **more)
