@@ -195,6 +195,15 @@ def inverse(matrix: Tensor, *given: object, **rest: object) -> int:
     return lanes(matrix) * 2 * len(matrix) ** 3
 
 
+def back(gradient: Tensor, given: Tensor, weight: Tensor, *rest: Any, out_val: object) -> int:
+    """Operations of a convolution's gradients of images and of weights: each what its forward pass takes.
+
+    PyTorch's own formula counts groups, of which every image is one where gradients are taken apart, as if all saw all.
+    """
+    *_, wanted = rest
+    return lanes(gradient) * 2 * gradient.numel() * weight[0].numel() * sum(wanted[:2])
+
+
 def lanes(value: Tensor) -> int:
     """By how much an operation counts: a vector holds half as many numbers in double precision."""
     return 2 if value.dtype == torch.float64 else 1
@@ -202,6 +211,7 @@ def lanes(value: Tensor) -> int:
 
 ALGEBRA: dict[Any, Any] = {
     **dict.fromkeys([torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm], product),
+    torch.ops.aten.convolution_backward: back,
     torch.ops.aten.linalg_cholesky_ex: factor,
     torch.ops.aten.cholesky_solve: backward_and_forward,
     torch.ops.aten._linalg_solve_ex: elimination,

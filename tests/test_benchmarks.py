@@ -94,6 +94,9 @@ def test_operations_on_matrices_are_counted_by_their_textbook_numbers(monkeypatc
     assert counted(lambda: torch.cholesky_solve(sides, square)) == 2 * 2 * 30**2 * 7
     assert counted(lambda: torch.linalg.solve(square, sides)) == 2 * (2 * 30**3 // 3 + 2 * 30**2 * 7)
     assert counted(lambda: torch.linalg.inv(square)) == 2 * 2 * 30**3
+    images, kernel, gradient = torch.ones(2, 6, 5, 5), torch.ones(9, 2, 3, 3), torch.ones(2, 9, 5, 5)
+    weights = counted(lambda: nn.grad.conv2d_weight(images, [9, 2, 3, 3], gradient, padding=1, groups=3))
+    assert weights == counted(lambda: nn.functional.conv2d(images, kernel, padding=1, groups=3)) == 2 * gradient.numel() * 2 * 3 * 3
 
 
 @pytest.mark.slow

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from nacre.data.memory import NOTHING, Budget, PerClass
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stream
-from nacre.losses.importance import Elastic, anchored, importance, log_likelihood, squared_length
+from nacre.losses.importance import Elastic, importance, log_likelihood, squared_length
 from nacre.losses.loss import Batch, Step
+from nacre.losses.per_sample import anchored
 from nacre.methods.agem import AGEM
 from nacre.methods.ewc import EWC
 from nacre.methods.mas import MAS

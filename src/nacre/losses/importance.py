@@ -5,58 +5,44 @@ Shapes: n images, K classes, P parameters; a parameter's importance and anchor h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch import Tensor
 
 from nacre.losses.loss import Step, Term
+from nacre.losses.per_sample import Outcome, anchored, per_sample_gradients
 from nacre.models.model import Model
-
-Outcome = Callable[[Tensor, Tensor], Tensor]
-"""Logits [K] of one image and a uniform number -> a scalar whose gradient tells what matters."""
-
-
-def anchored(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters that answer: those of backbone and head."""
-    return ((name, parameter) for name, parameter in model.named_parameters() if name.startswith(("backbone.", "head.")))
 
 
 def importance(model: Model, images: Tensor, uniform: Tensor, outcome: Outcome, power: int) -> dict[str, Tensor]:
     """Sum over images of |d outcome / d parameter| to a power, sample by sample: by parameter name.
 
     Args:
-        model: in inference form, so that no image sees another through a batch norm.
+        model: in inference form.
         images: [n, C, H, W], normalised.
         uniform: [n], in [0, 1).
-        outcome: see `Outcome`.
+        outcome: see `nacre.losses.per_sample.Outcome`.
         power: 1 or 2.
     """
-
-    def one(parameters: dict[str, Tensor], image: Tensor, chance: Tensor) -> Tensor:
-        return outcome(functional_call(model, parameters, (image[None],)).logits[0], chance)
-
-    parameters = {name: parameter.detach() for name, parameter in anchored(model)}
-    gradients = vmap(grad(one), in_dims=(None, 0, 0))(parameters, images, uniform)
+    gradients = per_sample_gradients(model, images, uniform, outcome)
     return {name: gradient.abs().pow(power).sum(0) for name, gradient in gradients.items()}
 
 
 def log_likelihood(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Log probability of a label drawn from the model's own answer: its squared gradient is the Fisher information's diagonal.
+    """Log probability of labels drawn from the model's own answers: its squared gradient is the Fisher information's diagonal.
 
     With the true labels instead it would be the empirical Fisher, which is another thing (van de Ven, ICLR blog posts 2025).
     """
-    own = logits.detach().softmax(0).cumsum(0)
-    drawn = (own[:-1] < uniform).sum()
-    chosen = torch.arange(len(logits), device=logits.device) == drawn
-    return torch.where(chosen, logits.log_softmax(0), 0).sum()
+    own = logits.detach().softmax(-1).cumsum(-1)
+    drawn = (own[..., :-1] < uniform[..., None]).sum(-1, keepdim=True)
+    return logits.log_softmax(-1).gather(-1, drawn)[..., 0]
 
 
 def squared_length(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Squared length of the answer (Aljundi et al., ECCV 2018, section 4.1)."""
-    return logits.square().sum()
+    """Squared length of the answers (Aljundi et al., ECCV 2018, section 4.1)."""
+    return logits.square().sum(-1)
 
 
 class Elastic(Term):

@@ -54,7 +54,7 @@ class EWC(Method):
     def consolidate(self, work: Work) -> None:
         """Join this stage's springs with the earlier ones."""
         k, first = work.knowledge, classification(work.knowledge, work.stage).first
-        fisher = importance_of(work, lambda logits, uniform: log_likelihood(logits[first:], uniform), 2, self.samples)
+        fisher = importance_of(work, lambda logits, uniform: log_likelihood(logits[:, first:], uniform), 2, self.samples)
         fisher = {name: value.clamp_max(self.limit) for name, value in fisher.items()}
         here = places(k.model)
         old, rest = (grown(below(kind, k.statistics), here) for kind in ("importance", "anchor"))

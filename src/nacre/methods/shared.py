@@ -16,8 +16,9 @@ from nacre.data.stream import Stage
 from nacre.errors import choose
 from nacre.losses.classification import Auxiliary, CrossEntropy
 from nacre.losses.distillation import Distillation
-from nacre.losses.importance import Elastic, Outcome, anchored, importance
+from nacre.losses.importance import Elastic, importance
 from nacre.losses.loss import Loss, Term, Weighted
+from nacre.losses.per_sample import Outcome, anchored
 from nacre.models.adapters import Subspaces
 from nacre.models.expandable import Expandable, Widening
 from nacre.models.heads import HEADS, Head, NearestMean
@@ -63,8 +64,9 @@ def importance_of(work: Work, outcome: Outcome, power: int, most: int, chunk: in
     total: dict[str, Tensor] = {}
     with evaluating(model):
         for rows in torch.arange(len(some)).split(chunk):
-            images = model.normalise(work.runtime.images(some.pixels(rows)))
-            found = importance(model, images, uniform[rows], outcome, power)
+            images = model.normalise(work.runtime.images(some.pixels(rows))).contiguous(memory_format=work.runtime.format)
+            with work.runtime.autocast():
+                found = importance(model, images, uniform[rows], outcome, power)
             total = {name: total[name] + value if total else value for name, value in found.items()}
     return {name: value / len(some) for name, value in total.items()}
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nacre.losses.importance import Elastic, anchored
+from nacre.losses.importance import Elastic
 from nacre.losses.loss import Step
+from nacre.losses.per_sample import anchored
 from nacre.models.gated import gated
 from nacre.models.model import Model
 from nacre.training.runtime import Runtime
