@@ -12,8 +12,8 @@ alone cost their forward pass, and the decoder what its layers cost. A teacher c
 times, `views` so many times. Rehearsal in a ratio shows so many images more; one that stands apart, for a gradient of its own, shows
 them to the model alone. Losses, gradients' treatment and heads are expected to cost nothing, so that their cost is what falls short.
 Beside the fits, PyTorch's own counter counts the operations of convolutions and products of matrices, and ours those of factors,
-inverses and solutions; in double precision each counts as two, because half as many fit into a vector. Those of any other kind, such as
-a support vector machine or a clustering, are expected to cost nothing.
+inverses and solutions. An operation counts by the bytes of its numbers, because so many fewer fit into a vector: half of one in bf16,
+two in double precision. Those of any other kind, such as a support vector machine or a clustering, are expected to cost nothing.
 
 Peak memory is the growth of a process of its own over the whole stage, over that of replay; the median of three processes counts,
 whose allocator gives large blocks back.
@@ -83,7 +83,7 @@ class Rig:
     beside: float
     """Seconds of it."""
     counted: float = 0.0
-    """Floating point operations of it."""
+    """Operations of it, on numbers of four bytes."""
 
     def seconds(self) -> float:
         """What the fits take and their share of the rest, or the whole stage where there is no fit."""
@@ -107,20 +107,24 @@ class Rig:
         """How many the fits count."""
         return sum(len(fit.data) for fit in self.fits) or len(self.stage.train)
 
+    @property
+    def wide(self) -> int:
+        """Bytes of a number in a fit."""
+        return 2 if self.learner.runtime.hardware.precision == "bf16" else WIDE
+
     def operations(self) -> float:
-        """Floating point operations that an image is expected to cost."""
+        """Operations on numbers of four bytes that an image is expected to cost."""
         beside = self.share * self.counted if self.fits else self.counted
-        return (sum(len(fit.data) * operations(fit) for fit in self.fits) + beside) / self.images
+        return (sum(len(fit.data) * operations(fit) for fit in self.fits) * self.wide / WIDE + beside) / self.images
 
     def held(self) -> float | None:
         """Bytes that a step is expected to hold at most; None without a fit."""
         if not self.fits:
             return None
-        wide = 2 if self.learner.runtime.hardware.precision == "bf16" else WIDE
         models = [model for fit in self.fits for model in (fit.model, fit.teacher) if model is not None]
         weights = {id(weight): weight.numel() for model in models for weight in model.parameters()}
         still = WIDE * sum(weights.values()) + sum(tensor.nbytes for tensor in self.learner.knowledge.statistics.values())
-        return still + max(wide * fit.optim.batch * kept(fit) + 2 * WIDE * learning(fit) for fit in self.fits)
+        return still + max(self.wide * fit.optim.batch * kept(fit) + 2 * WIDE * learning(fit) for fit in self.fits)
 
 
 def synchronise(runtime: Runtime) -> None:
@@ -170,56 +174,62 @@ def stage(index: int, count: int, spec: ImageSpec) -> Stage:
     return Stage(index, classes.start, classes.stop, tuple(map(str, classes)), samples, samples.take(labels < 0))
 
 
-def product(*given: Tensor, out_val: Tensor, **rest: object) -> int:
+def product(*given: Tensor, out_val: Tensor, **rest: object) -> float:
     """Operations of the product of the last two matrices given."""
-    return lanes(out_val) * 2 * out_val.numel() * given[-2].shape[-1]
+    return width(out_val) * 2 * out_val.numel() * given[-2].shape[-1]
 
 
-def factor(matrix: Tensor, *given: object, **rest: object) -> int:
+def factor(matrix: Tensor, *given: object, **rest: object) -> float:
     """Operations of Cholesky's factor of n x n: n^3 / 3."""
-    return lanes(matrix) * len(matrix) ** 3 // 3
+    return width(matrix) * len(matrix) ** 3 / 3
 
 
-def backward_and_forward(sides: Tensor, triangle: Tensor, *given: object, **rest: object) -> int:
+def backward_and_forward(sides: Tensor, triangle: Tensor, *given: object, **rest: object) -> float:
     """Operations of solving twice for k right sides with a triangle n x n: 2 n^2 k."""
-    return lanes(sides) * 2 * sides.numel() * len(triangle)
+    return width(sides) * 2 * sides.numel() * len(triangle)
 
 
-def elimination(matrix: Tensor, sides: Tensor, *given: object, **rest: object) -> int:
+def elimination(matrix: Tensor, sides: Tensor, *given: object, **rest: object) -> float:
     """Operations of Gauss's elimination of n x n with k right sides: 2 n^3 / 3 + 2 n^2 k."""
-    return lanes(matrix) * (2 * len(matrix) ** 3 // 3 + 2 * sides.numel() * len(matrix))
+    return width(matrix) * (2 * len(matrix) ** 3 / 3 + 2 * sides.numel() * len(matrix))
 
 
-def inverse(matrix: Tensor, *given: object, **rest: object) -> int:
+def inverse(matrix: Tensor, *given: object, **rest: object) -> float:
     """Operations of inverting n x n: 2 n^3."""
-    return lanes(matrix) * 2 * len(matrix) ** 3
+    return width(matrix) * 2 * len(matrix) ** 3
 
 
-def back(gradient: Tensor, given: Tensor, weight: Tensor, *rest: Any, out_val: object) -> int:
+def convolution(given: Tensor, weight: Tensor, *rest: object, out_val: Tensor) -> float:
+    """Operations of a convolution."""
+    return width(out_val) * 2 * out_val.numel() * weight[0].numel()
+
+
+def convolution_back(gradient: Tensor, given: Tensor, weight: Tensor, *rest: Any, out_val: object) -> float:
     """Operations of a convolution's gradients of images and of weights: each what its forward pass takes.
 
     PyTorch's own formula counts groups, of which every image is one where gradients are taken apart, as if all saw all.
     """
     *_, wanted = rest
-    return lanes(gradient) * 2 * gradient.numel() * weight[0].numel() * sum(wanted[:2])
+    return width(gradient) * 2 * gradient.numel() * weight[0].numel() * sum(wanted[:2])
 
 
-def lanes(value: Tensor) -> int:
-    """By how much an operation counts: a vector holds half as many numbers in double precision."""
-    return 2 if value.dtype == torch.float64 else 1
+def width(value: Tensor) -> float:
+    """By how much an operation counts: a vector holds so many numbers fewer."""
+    return value.element_size() / WIDE
 
 
 ALGEBRA: dict[Any, Any] = {
     **dict.fromkeys([torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm], product),
-    torch.ops.aten.convolution_backward: back,
+    torch.ops.aten.convolution: convolution,
+    torch.ops.aten.convolution_backward: convolution_back,
     torch.ops.aten.linalg_cholesky_ex: factor,
     torch.ops.aten.cholesky_solve: backward_and_forward,
     torch.ops.aten._linalg_solve_ex: elimination,
     torch.ops.aten.linalg_inv_ex: inverse,
 }
-"""How operations on matrices are counted."""
+"""How operations on matrices and images are counted."""
 for formula in ALGEBRA.values():
-    formula._get_raw = True  # it is given tensors, not their shapes: precision counts
+    formula._get_raw = True  # it is given tensors, not their shapes: their width counts
 
 
 class Cost(NamedTuple):

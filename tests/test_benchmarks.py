@@ -82,13 +82,14 @@ def test_operations_on_matrices_are_counted_by_their_textbook_numbers(monkeypatc
     algebra = importlib.import_module("methods").ALGEBRA
     square, sides = torch.eye(30, dtype=torch.float64), torch.ones(30, 7, dtype=torch.float64)
 
-    def counted(compute: Callable[[], object]) -> int:
+    def counted(compute: Callable[[], object]) -> float:
         with FlopCounterMode(display=False, custom_mapping=algebra) as counter:
             compute()
         return counter.get_total_flops()
 
     assert counted(lambda: square.float() @ sides.float()) == 2 * 30 * 30 * 7
     assert counted(lambda: square @ sides) == 2 * 2 * 30 * 30 * 7
+    assert counted(lambda: square.bfloat16() @ sides.bfloat16()) == 30 * 30 * 7
     assert counted(lambda: nn.functional.linear(sides.T.float(), square.float(), torch.ones(30))) == 2 * 7 * 30 * 30
     assert counted(lambda: torch.linalg.cholesky(square)) == 2 * 30**3 // 3
     assert counted(lambda: torch.cholesky_solve(sides, square)) == 2 * 2 * 30**2 * 7
