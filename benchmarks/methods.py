@@ -279,13 +279,15 @@ def shown(fit: Fit) -> tuple[float, float]:
 
 def cost(model: Model, decode: bool) -> Cost:
     """Of one image."""
-    spent: list[Cost] = []
+    spent: list[float] = []
+    held: dict[int, Tensor] = {}
 
     def count(layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
         assert isinstance(layer.weight, Tensor)
         forward = 2 * out[0].numel() * layer.weight[0].numel()
         learns = given[0].requires_grad + layer.weight.requires_grad
-        spent.append(Cost(forward * (1 + out.requires_grad * learns), out.requires_grad * (given[0][0].numel() + out[0].numel())))
+        spent.append(forward * (1 + out.requires_grad * learns))
+        held.update({id(kept): kept for kept in (given[0], out) if out.requires_grad})  # once, however many layers are given it
 
     layers = [part for part in model.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
@@ -293,7 +295,7 @@ def cost(model: Model, decode: bool) -> Cost:
     model(torch.zeros(2, *model.spec.shape, device=device), decode=decode)
     for hook in hooks:
         hook.remove()
-    return Cost(sum(one.operations for one in spent), sum(one.kept for one in spent))
+    return Cost(sum(spent), sum(kept[0].numel() for kept in held.values()))
 
 
 def runtime_of(options: argparse.Namespace) -> Runtime:
