@@ -97,6 +97,8 @@ def test_operations_on_matrices_are_counted_by_their_textbook_numbers(monkeypatc
     assert counted(lambda: torch.linalg.inv(square)) == 2 * 2 * 30**3
     images, kernel, gradient = torch.ones(2, 6, 5, 5), torch.ones(9, 2, 3, 3), torch.ones(2, 9, 5, 5)
     weights = counted(lambda: nn.grad.conv2d_weight(images, [9, 2, 3, 3], gradient, padding=1, groups=3))
+    learnt = images.clone().requires_grad_(), kernel.clone().requires_grad_()
+    assert counted(lambda: nn.functional.conv2d(*learnt, padding=1, groups=3).sum().backward()) == 3 * weights
     assert weights == counted(lambda: nn.functional.conv2d(images, kernel, padding=1, groups=3)) == 2 * gradient.numel() * 2 * 3 * 3
 
 

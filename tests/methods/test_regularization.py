@@ -27,7 +27,7 @@ from nacre.training.knowledge import below
 from nacre.training.learner import Learner
 from nacre.training.optim import Optim
 from nacre.training.phases import Fit
-from nacre.training.runtime import Runtime
+from nacre.training.runtime import Hardware, Runtime
 
 QUICK = Optim(epochs=1, batch=16, lr=0.05, schedule="constant", momentum=0, weight_decay=0)
 
@@ -141,6 +141,21 @@ def test_the_online_spring_rests_at_the_last_stages_end(stream: Stream, runtime:
     name = "backbone.stages.0.0.0.weight"
     assert torch.equal(statistics[f"anchor/{name}"], dict(anchored(learner.knowledge.model))[name])
     torch.testing.assert_close(statistics[f"importance/{name}"], 0.5 * fishers[0][name] + fishers[1][name])
+
+
+def test_importance_is_found_in_the_runs_precision_and_layout(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def noted(model: Model, images: Tensor, *rest: Any) -> dict[str, Tensor]:
+        seen.append((torch.is_autocast_enabled("cpu"), images.is_contiguous(memory_format=torch.channels_last)))
+        return importance(model, images, *rest)
+
+    monkeypatch.setattr("nacre.methods.shared.importance", noted)
+    for precision, layout in (("bf16", "channels-last"), ("fp32", "contiguous")):
+        runtime = Runtime(Hardware(device="cpu", precision=precision, layout=layout))  # type: ignore[arg-type]
+        learner_of(MAS(optim=QUICK, backbone="small"), stream, runtime, 1)
+        assert set(seen) == {(precision == "bf16", layout == "channels-last")}
+        seen.clear()
 
 
 def test_the_importance_of_mas_fades_by_its_share_and_rests_at_the_last_stages_end(

@@ -27,7 +27,7 @@ def importance(model: Model, images: Tensor, uniform: Tensor, outcome: Outcome, 
         power: 1 or 2.
     """
     gradients = per_sample_gradients(model, images, uniform, outcome)
-    return {name: gradient.abs().pow(power).sum(0) for name, gradient in gradients.items()}
+    return {name: gradient.abs().pow(power).sum(0) for name, gradient in gradients}
 
 
 def log_likelihood(logits: Tensor, uniform: Tensor) -> Tensor:
