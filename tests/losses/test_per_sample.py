@@ -135,8 +135,7 @@ class Odd(Backbone):
         places = self.rows(x.permute(0, 2, 3, 1).reshape(-1, self.dim)).view(len(x), *x.shape[2:], self.dim)
         places = places + self.beside(places, input2=places.cos())
         one, other = self.both(self.scaled(self.scale * places.permute(0, 3, 1, 2)))
-        x = one + other
-        return (x,)
+        return (one + other,)
 
 
 def test_layers_of_every_other_kind() -> None:
