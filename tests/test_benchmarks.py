@@ -15,7 +15,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nacre.data.source import ImageSpec
 from nacre.methods import METHODS
+from nacre.models.sided import sides_of
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -73,7 +75,7 @@ def test_methods() -> None:
     forwards = {"replay": 3, "lwf": 4, "er-ace": 6, "der++": 9, "agem": 6, "der": 4, "pass": 16}  # a step of replay is three
     assert {name: 3 / rows[name]["expected"] for name in forwards} == pytest.approx(forwards, rel=0.01)
     assert rows["slda"]["expected"] == pytest.approx(3, rel=0.05)  # features once, and covariances that are small beside them
-    assert all(row["beside"] > 0 for row in found["rows"])
+    assert all(row["beside"] > 0 and row["expected_memory"] > 0 for row in found["rows"])
     assert rows["slda"]["memory"] is None
 
 
@@ -100,6 +102,23 @@ def test_operations_on_matrices_are_counted_by_their_textbook_numbers(monkeypatc
     learnt = images.clone().requires_grad_(), kernel.clone().requires_grad_()
     assert counted(lambda: nn.functional.conv2d(*learnt, padding=1, groups=3).sum().backward()) == 3 * weights
     assert weights == counted(lambda: nn.functional.conv2d(images, kernel, padding=1, groups=3)) == 2 * gradient.numel() * 2 * 3 * 3
+
+
+def test_maps_are_counted_as_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    counting = importlib.import_module("methods")
+    images, whole, half, quarter = 3 * 64, 64, 16, 4  # of three channels and 8 x 8 positions
+    model = METHODS["ssre"](backbone="small").whole(ImageSpec((3, 8, 8)))
+    closed = counting.cost(model, decode=False).kept
+    given = images + 32 * whole + 64 * half + 64 * half + 64 * quarter  # to convolutions; heads are expected to cost nothing
+    normed = 32 * whole + 2 * 64 * half + 2 * 64 * quarter
+    assert closed == given + normed
+    for conv in sides_of(model.backbone):
+        conv.resize(1)  # what it is given is there already, and what it gives is added to what is there
+    assert counting.cost(model, decode=False).kept == closed
+    assert counting.cost(model.requires_grad_(False), decode=False).kept == 0
+    assert counting.passing(model) >= images + 2 * 32 * whole  # before and after the first batch norm
+    assert counting.passing(model) <= images + 4 * 32 * whole
 
 
 @pytest.mark.slow

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib.resources import files
 
@@ -86,17 +85,15 @@ def carried(method: Method) -> int:
     return footprint(learner.knowledge)["carried"]
 
 
-def unfitted(learner: Learner, stage: Stage) -> list[Fit]:
-    """Do all of a stage but its fits; returns these, with models as they were when their turn came."""
-    fits = []
+def unfitted(learner: Learner, stage: Stage, instead: Callable[[Fit], object] | None = None) -> None:
+    """Do all of a stage but its fits, each of which is given to `instead` when its turn comes, with its models as they are then."""
     with seeded(learner.seed, "unfitted", stage.index):
         learner.prepare(stage)
         for number, phase in enumerate(learner.method.lesson(learner.knowledge, stage)):
-            if isinstance(phase, Fit):
-                fits.append(copy.deepcopy(phase, {id(phase.data): phase.data}))
-            else:
+            if not isinstance(phase, Fit):
                 phase.run(Work(learner.runtime, learner.knowledge, stage, learner.spec.augment, learner.seed, number, Journal(), Watch()))
-    return fits
+            elif instead is not None:
+                instead(phase)
 
 
 def carried_bytes() -> dict[str, int]:

@@ -20,6 +20,11 @@ CHUNK, PIXELS = 256, 2**18
 """Most images, and most pixels of a channel, per forward pass."""
 
 
+def chunk(height: int, width: int) -> int:
+    """How many images of so many pixels a forward pass takes."""
+    return max(1, min(CHUNK, PIXELS // (height * width)))
+
+
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
     """Inference form and no gradients inside; the model's mode as it was, after."""
@@ -35,8 +40,7 @@ def evaluating(model: Model) -> Iterator[None]:
 def outputs(model: Model, samples: Samples, runtime: Runtime, *, decode: bool = False) -> Iterator[tuple[Tensor, Output]]:
     """Yield (normalised images, Output) for every chunk of `samples`, in their order, on the device."""
     with evaluating(model):
-        _, _, height, width = samples.images.shape
-        for which in torch.arange(len(samples)).split(max(1, min(CHUNK, PIXELS // (height * width)))):
+        for which in torch.arange(len(samples)).split(chunk(*samples.images.shape[-2:])):
             images = model.normalise(runtime.images(samples.pixels(which)))
             with runtime.autocast():
                 out = model(images.contiguous(memory_format=runtime.format), decode=decode)
