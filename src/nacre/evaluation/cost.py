@@ -85,15 +85,15 @@ def carried(method: Method) -> int:
     return footprint(learner.knowledge)["carried"]
 
 
-def unfitted(learner: Learner, stage: Stage, instead: Callable[[Fit], object] | None = None) -> None:
+def unfitted(learner: Learner, stage: Stage, instead: Callable[[Fit], object] = lambda fit: None) -> None:
     """Do all of a stage but its fits, each of which is given to `instead` when its turn comes, with its models as they are then."""
     with seeded(learner.seed, "unfitted", stage.index):
         learner.prepare(stage)
         for number, phase in enumerate(learner.method.lesson(learner.knowledge, stage)):
-            if not isinstance(phase, Fit):
-                phase.run(Work(learner.runtime, learner.knowledge, stage, learner.spec.augment, learner.seed, number, Journal(), Watch()))
-            elif instead is not None:
+            if isinstance(phase, Fit):
                 instead(phase)
+            else:
+                phase.run(Work(learner.runtime, learner.knowledge, stage, learner.spec.augment, learner.seed, number, Journal(), Watch()))
 
 
 def carried_bytes() -> dict[str, int]:
