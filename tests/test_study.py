@@ -151,6 +151,24 @@ def test_a_killed_study_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     assert rows[0].metrics["results"]["summary"] == json.loads(json.dumps(session.metrics()["results"]["summary"]))
 
 
+@pytest.mark.slow
+def test_what_a_killed_study_had_finished_is_there_and_not_computed_again(tmp_path: Path) -> None:
+    path = written(tmp_path, STUDY.replace("epochs = 1", "epochs = 12", 1))
+    study, only = Study.load(path), ["--jobs", "1", "--threads", "1", "--arm", "replay"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "nacre", "study", str(path), *only], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        until(lambda: study.store.exists() and len(Store(study.store).rows(study.trials(["replay"]))) == 1 or process.poll() is not None)
+        process.send_signal(signal.SIGKILL)
+    until(lambda: not workers_of(tmp_path))
+    (first,) = Store(study.store).rows(study.trials(["replay"]))
+    code, output = told(str(path), *only)
+    assert code == 0, output
+    rows = Store(study.store).rows(study.trials(["replay"]))
+    assert len(rows) == 2
+    assert rows[0] == first
+
+
 @pytest.mark.skipif(os.name != "posix", reason="reads /proc")
 def test_two_studies_at_once_compute_every_run_once(tmp_path: Path) -> None:
     path = written(tmp_path)
