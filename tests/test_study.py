@@ -138,8 +138,8 @@ def test_a_killed_study_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
         until(lambda: len(list(scratch.glob("*/metrics.json"))) == 2 or process.poll() is not None)
         workers = workers_of(tmp_path)
         process.send_signal(signal.SIGKILL)
-    if workers:
-        until(lambda: not workers_of(tmp_path))
+    assert workers
+    until(lambda: not workers_of(tmp_path))
     study = Study.load(path)
     code, output = told(str(path), "--jobs", "2", "--threads", "1", "--arm", "replay")
     assert code == 0, output
@@ -158,7 +158,7 @@ def test_what_a_killed_study_had_finished_is_there_and_not_computed_again(tmp_pa
     with subprocess.Popen(
         [sys.executable, "-m", "nacre", "study", str(path), *only], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
-        until(lambda: study.store.exists() and len(Store(study.store).rows(study.trials(["replay"]))) == 1 or process.poll() is not None)
+        until(lambda: (study.store.exists() and len(Store(study.store).rows(study.trials(["replay"]))) == 1) or process.poll() is not None)
         process.send_signal(signal.SIGKILL)
     until(lambda: not workers_of(tmp_path))
     (first,) = Store(study.store).rows(study.trials(["replay"]))

@@ -288,7 +288,7 @@ def study_markdown(study: Study, entries: Sequence[dict[str, Any]]) -> str:
 def methods_table(rows: Sequence[dict[str, Any]]) -> Table:
     """The methods, what they need and what they carry."""
     caption = (
-        "carried from stage to stage: model, exemplars and statistics\nafter 100 classes, by a ResNet-32 at 32 x 32 pixels\n"
+        "carried from stage to stage: model, exemplars and statistics\nafter 100 classes in ten stages, by a ResNet-32 at 32 x 32 pixels\n"
         "> more, by what the images need   — not found: the backbone is another's"
     )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", caption=caption, caption_justify="left")
