@@ -21,6 +21,7 @@ from nacre.training.optim import Optim
 from nacre.training.runtime import Hardware, Runtime
 
 QUICK = Optim(epochs=2, batch=16, lr=0.02)
+FORMS = {"ewc, online": {"online": True, "decay": 0.5}, "der, pruned": {"sparsity": 5000.0, "backbone": "resnet20"}}
 
 
 def toy_source(classes: int = 6, train: int = 12, test: int = 4, size: int = 8, channels: int = 3) -> Source:
@@ -51,13 +52,14 @@ def runtime() -> Runtime:
     return Runtime(Hardware(device="cpu", precision="fp32", layout="contiguous", threads=1))
 
 
-@pytest.fixture(params=list(METHODS))
+@pytest.fixture(params=[*METHODS, *FORMS])
 def method(request: pytest.FixtureRequest) -> Method:
-    """Every registered method, quick and small."""
+    """Every registered method, quick and small; and those whose other form keeps or builds something else."""
     small = {"optim": QUICK, "later": None, "width": 24, "correcting": QUICK, "balanced": QUICK}
     small |= {"length": 2, "top": 2}  # of prompts
-    cls = METHODS[request.param]
+    cls = METHODS[request.param.partition(",")[0]]
     small["backbone"] = "vit-tiny" if "pre-training" in cls.needs else "small"
+    small |= FORMS.get(request.param, {})
     return replace(cls(), **{name: value for name, value in small.items() if name in {field.name for field in fields(cls)}})
 
 

@@ -27,9 +27,8 @@ from nacre.training.phases import Fit, Phase, Remember
 class FOSTER(Method):
     """Add a second network that mends what the first leaves, then press both into one of the first one's size.
 
-    Boosting by logits alignment, feature enhancement (eq. 7-8) and distillation of the known classes; compression by a balanced
-    distillation (eq. 11). Class weights are normalised effective numbers of samples, as in the authors' code. What is compressed into
-    begins as the first branch with its columns of the boosted head.
+    Boosting by logits alignment, feature enhancement (eq. 7-8) and distillation of the known classes; a balanced distillation (eq. 11)
+    into the first branch with its columns of the boosted head. Class weights are normalised effective numbers, as in the authors' code.
     """
 
     family = "growing network"
