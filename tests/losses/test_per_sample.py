@@ -103,7 +103,7 @@ class Both(nn.Module):
 
 
 class Odd(Backbone):
-    """What the backbones at hand have not: a layer used twice, one never, a number of its own, groups, holes, borders, folded rows ..."""
+    """What the backbones at hand have not: a layer used twice, one never, two with one weight, a number of its own, groups, holes ..."""
 
     dim = 6
     reduction = 2
@@ -124,6 +124,8 @@ class Odd(Backbone):
         self.both = Both()
         self.scaled = Scaled()
         self.detached = nn.Conv2d(6, 6, 1)
+        self.one, self.same = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+        self.same.weight = self.one.weight
         self.scale = nn.Parameter(torch.tensor(1.5))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -132,6 +134,7 @@ class Odd(Backbone):
         x = self.standard(self.round(self.holes(self.deep(self.grouped(x)))))
         x = F.relu(self.norm(x), inplace=True)
         x = self.detached(x) + self.detached(x.detach())
+        x = self.same(self.one(x).tanh())
         places = self.rows(x.permute(0, 2, 3, 1).reshape(-1, self.dim)).view(len(x), *x.shape[2:], self.dim)
         places = places + self.beside(places, input2=places.cos())
         one, other = self.both(self.scaled(self.scale * places.permute(0, 3, 1, 2)))

@@ -60,9 +60,11 @@ def per_sample_gradients(model: Model, images: Tensor, uniform: Tensor, outcome:
 
 
 def layers(model: Model) -> dict[nn.Module, str]:
-    """The head as a whole, and what in the backbone has parameters and no parts: names by module."""
-    leaves = ((name, part) for name, part in model.backbone.named_modules(prefix="backbone") if not any(part.children()))
-    return {model.head: "head"} | {part: name for name, part in leaves if any(True for _ in part.parameters())}
+    """The head as a whole, and what in the backbone has parameters of its own and no parts: names by module."""
+    parts = {part: name for name, part in model.backbone.named_modules(prefix="backbone") if not any(part.children())}
+    found = {model.head: "head"} | {part: name for part, name in parts.items() if any(True for _ in part.parameters())}
+    owners = Counter(id(parameter) for part in found for parameter in part.parameters())
+    return {part: name for part, name in found.items() if all(owners[id(parameter)] == 1 for parameter in part.parameters())}
 
 
 def calls(model: Model, names: Mapping[nn.Module, str], images: Tensor, scores: Callable[[Tensor], Tensor]) -> dict[nn.Module, list[Call]]:
