@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from classroom import QUICK, SAME, pictures
 from nacre.cli import app
 from nacre.compare import CIRCUMSTANCES, leaves
-from nacre.compare_report import signed
-from nacre.evaluation.paired import difference
+from nacre.compare_report import chance, signed
+from nacre.evaluation.paired import Difference, difference
 from nacre.study import Store, Study
 
 STUDY = """
@@ -151,6 +151,23 @@ def run_in(folder: Path, arm: str, seed: int, config: str = "", **more: Any) -> 
     (folder / "config.toml").write_text(f"seed = {seed}\n{config}")
     (folder / "metrics.json").write_text(json.dumps(metrics(arm, seed, **more)))
     return folder
+
+
+@pytest.mark.parametrize(("p", "text"), [(1.0, "1"), (0.51, ".51"), (0.0273, ".027"), (0.0005, ".001"), (2 / 2**12, "<.001")])
+def test_no_p_is_shown_as_nothing(p: float, text: str) -> None:
+    assert chance(Difference(12, 0.1, 0.05, 0.15, p, p)) == text
+
+
+def test_what_a_run_has_no_number_of_does_not_count_and_is_told(tmp_path: Path) -> None:
+    folders = [run_in(tmp_path / f"{arm[0]}{seed}", arm, seed) for arm in ("plain", "better") for seed in (0, 1, 2)]
+    told = json.loads((folders[-1] / "metrics.json").read_text())
+    told["results"]["summary"]["forgetting"] = None
+    (folders[-1] / "metrics.json").write_text(json.dumps(told))
+    command = [*folders, "--measure", "last", "--measure", "forgetting"]
+    last, forgetting = (json.loads(asked(*command, "--json"))["arms"][0]["measures"][name] for name in ("last", "forgetting"))
+    assert (last["n"], forgetting["n"]) == (3, 2)
+    assert (forgetting["of_arm"], forgetting["of_baseline"]) == (pytest.approx(0.3 - SHIFT["better"]), pytest.approx(0.3))
+    assert "of the 3 pairs of better, not all have a number: forgetting of 2" in " ".join(asked(*command).split())
 
 
 def test_folders_of_runs_are_grouped_by_method(tmp_path: Path) -> None:
@@ -350,6 +367,7 @@ def test_studies_and_folders_do_not_mix(study: Path, tmp_path: Path) -> None:
         ([folder, folder, "--data", "digits"], "a is a folder, a run's"),
         ([folder, "nope"], "nope is not there"),
         ([folder, run_in(tmp_path / "b", "plain", 0), run_in(tmp_path / "c", "better", 0)], "two runs of plain have the same seed 0"),
+        ([folder, tmp_path / "c", run_in(tmp_path / "d", "plain", 0, data="letters", protocol="b0-inc5")], "their data and protocol differ"),
         ([study, "--data", "digits"], "has no [data.NAME]"),
     ):
         result = CliRunner().invoke(app, ["compare", *map(str, arguments)])

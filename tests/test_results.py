@@ -14,7 +14,10 @@ from nacre.study import Store
 
 ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"^(nacre [^\n#]*--markdown)[^\n]*\n```\n\n((?:\|[^\n]*\n)+)", re.MULTILINE)
-PAGES = {path.name: TABLE.findall(path.read_text(encoding="utf-8")) for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+FIGURE = re.compile(r"`(nacre compare [^`\n]*) --out (docs/[^`\s]+\.svg)`")
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+PAGES = {name: TABLE.findall(text) for name, text in TEXTS.items()}
+FIGURES = [found for text in TEXTS.values() for found in FIGURE.findall(text)]
 STUDIES = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.sqlite"))
 
 
@@ -24,6 +27,21 @@ def test_a_table_is_what_its_command_prints_of_the_stored_runs(command: str, tab
     result = CliRunner().invoke(app, shlex.split(command)[1:])
     assert result.exit_code == 0, result.output
     assert table.strip() == result.stdout.strip()
+
+
+@pytest.mark.parametrize(("command", "figure"), FIGURES)
+def test_a_figure_is_what_its_command_draws_of_the_stored_runs(
+    command: str, figure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(app, [*shlex.split(command)[1:], "--out", str(tmp_path / "figure.svg")])
+    assert result.exit_code == 0, result.output
+    assert (ROOT / figure).read_text(encoding="utf-8") == (tmp_path / "figure.svg").read_text(encoding="utf-8")
+
+
+def test_no_figure_of_evidence_stands_without_its_command() -> None:
+    shown = re.findall(r"^!\[[^\]]*\]\((evidence[^)]*)\)", TEXTS["evidence.md"], re.MULTILINE)
+    assert sorted(f"docs/{name}" for name in shown) == sorted(name for _, name in FIGURES if name.startswith("docs/evidence")) != []
 
 
 @pytest.mark.parametrize("page", ["results.md", "evidence.md"])

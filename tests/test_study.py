@@ -17,7 +17,7 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from nacre.cli import app
-from nacre.conducting import counts
+from nacre.conducting import counts, parallel
 from nacre.errors import NacreError
 from nacre.experiment import Experiment, Run
 from nacre.study import Store, Study, spread, table
@@ -232,6 +232,11 @@ def workers_of(folder: Path) -> list[int]:
         if "nacre.worker" in line and str(folder) in line:
             found.append(int(entry.parent.name))
     return found
+
+
+def test_threads_that_are_given_leave_room_for_so_many_runs(tmp_path: Path) -> None:
+    trial = Study.load(written(tmp_path)).trials()[0]
+    assert [parallel(trial, 8, threads) for threads in (1, 3, 8, 9)] == [(8, 1), (2, 3), (1, 8), (1, 9)]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="reads /proc")

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from nacre.errors import NacreError, choose
-from nacre.evaluation.measures import MEASURES, USUAL, measured
+from nacre.evaluation.measures import MEASURES, USUAL, average, measured
 from nacre.evaluation.paired import Difference, difference, holm
 from nacre.experiment import CONFIG, METRICS
 from nacre.study import Row, Store, Study
@@ -246,7 +245,11 @@ def placed(rows: Iterable[Row]) -> dict[tuple[str, str, int], Row]:
     found: dict[tuple[str, str, int], Row] = {}
     for row in rows:
         if found.setdefault((row.arm, row.data, row.seed), row) is not row:
-            raise NacreError(f"two runs of {row.arm} have the same seed {row.seed}: give one of each.")
+            alike = found[row.arm, row.data, row.seed]
+            apart = [key for key in ("data", "protocol") if row.metrics.get(key) != alike.metrics.get(key)]
+            why = f"; their {' and '.join(apart)} differ, which makes a comparison of its own" if apart else ""
+            where = " and ".join(filter(None, (alike.key, row.key)))
+            raise NacreError(f"two runs of {row.arm} have the same seed {row.seed} ({where}): give one of each{why}.")
     return found
 
 
@@ -300,11 +303,18 @@ def entry(data: str, pairs: Sequence[tuple[Row, Row]], asked: Asked) -> Entry:
     pairs = sorted(pairs, key=lambda pair: pair[0].seed)
     numbers = {name: [tuple(measured_of(row, name, asked.readout) for row in pair) for pair in pairs] for name in asked.measures}
     values = {name: tuple(a - b for a, b in both) for name, both in numbers.items()}
-    means = {name: (mean(a for a, _ in both), mean(b for _, b in both)) for name, both in numbers.items()}
-    finite = {name: [value for value in each if value == value] for name, each in values.items()}
-    gaps = {name: difference(each) if each else Difference(0, math.nan, math.nan, math.nan, math.nan) for name, each in finite.items()}
+    whole = {name: [both for both in each if not math.isnan(sum(both))] for name, each in numbers.items()}
+    means = {name: levels(whole[name] or each) for name, each in numbers.items()}
+    nothing = Difference(0, math.nan, math.nan, math.nan, math.nan)
+    gaps = {name: difference([a - b for a, b in each]) if each else nothing for name, each in whole.items()}
     (row, other), *_ = pairs
     return Entry(row.arm, other.arm, data, tuple(a.seed for a, _ in pairs), means, values, gaps)
+
+
+def levels(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Means of both sides, each of what it has."""
+    mine, theirs = zip(*pairs, strict=True)
+    return average(mine), average(theirs)
 
 
 def measured_of(row: Row, name: str, readout: str) -> float:

@@ -46,7 +46,9 @@ def chance(gap: Difference) -> str:
     """The corrected p; a dash for a single pair."""
     if gap.n < 2:
         return "–"  # noqa: RUF001 - a typographic dash
-    return "1" if gap.adjusted == 1 else f"{gap.adjusted:.{2 if gap.adjusted >= 0.1 else 3}f}".lstrip("0")
+    if gap.adjusted == 1 or gap.adjusted < 0.0005:
+        return "1" if gap.adjusted == 1 else "<.001"
+    return f"{gap.adjusted:.{2 if gap.adjusted >= 0.1 else 3}f}".lstrip("0")
 
 
 def better(gap: Difference, name: str) -> bool | None:
@@ -82,6 +84,9 @@ def remarks(found: Comparison) -> list[str]:
         pairs = sum(len(one.seeds) for one in found.entries)
         what = ", ".join(f"{what} in {number}" for what, number in found.differing.items())
         told.append(f"of {pairs} pairs, these also differ in how they were computed: {what}")
+    for one in found.entries:
+        fewer = [f"{MEASURES[name].title} of {gap.n}" for name, gap in one.differences.items() if 0 < gap.n < len(one.seeds)]
+        told += [f"of the {len(one.seeds)} pairs of {found.name(one)}, not all have a number: {', '.join(fewer)}"] if fewer else []
     if found.left_out:
         told.append(f"without a pair: {', '.join(found.left_out)}")
     return told

@@ -179,10 +179,15 @@ def one(trial: Trial, folder: Path, threads: int, running: dict[str, Progress], 
     return progress
 
 
-def parallel(trial: Trial, cores: int) -> tuple[int, int]:
+def parallel(trial: Trial, cores: int, threads: int | None = None) -> tuple[int, int]:
     """How many runs at once, and threads for each, measured side by side to bring the most images per second on this machine's cores.
 
     Reads the trial's data, which leaves them decoded for the runs.
+
+    Args:
+        trial: that the others are like.
+        cores: to share.
+        threads: of each run, where they are given already.
     """
     import torch
 
@@ -192,7 +197,9 @@ def parallel(trial: Trial, cores: int) -> tuple[int, int]:
     runtime = Runtime(trial.experiment.hardware)
     stream = trial.experiment.stream()
     if runtime.device.type != "cpu" or cores == 1:
-        return 1, cores
+        return 1, threads or cores
+    if threads:
+        return max(1, cores // threads), threads
     hardware = trial.experiment.hardware
     choice = next(pair for pair in reversed(CHOICES) if hardware.precision in ("auto", pair[0]) and hardware.layout in ("auto", pair[1]))
     model = trial.experiment.method.whole(stream.source.spec)

@@ -33,6 +33,12 @@ def test_all_on_one_side_is_the_least_p_there_is() -> None:
     assert permutation([0.0, 0.0, 0.0]) == 1
 
 
+def test_a_sum_of_rounding_alone_is_no_farther_than_zero() -> None:
+    values = [0.1, 0.2, 0.3, -0.4, -0.2]  # 0 in truth, and so are other ways of swapping, some of which come to 0 exactly
+    assert sum(values) != 0
+    assert permutation(values) == 1
+
+
 def test_many_pairs_are_drawn_and_come_near_the_normal_law() -> None:
     values = list(np.random.default_rng(3).normal(0.3, 1, EXACT + 24))
     assert permutation(values) == permutation(values)

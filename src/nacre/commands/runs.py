@@ -184,7 +184,7 @@ def study(
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm; may be given again.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="Only this data set of the study; may be given again.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be given again.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Runs at once; found by measuring.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Runs at once; found by measuring, or with --threads as many as the cores hold.")] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of each run; found by measuring, or with --jobs the cores shared among them.")
     ] = None,
@@ -248,8 +248,7 @@ def computed(plan: Study, trials: Sequence[Trial], jobs: int | None, threads: in
     left = [trial for trial in trials if trial.key not in there]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if left and jobs is None:
-        jobs, most = conducting.parallel(left[0], cores)
-        threads = threads or most
+        jobs, threads = conducting.parallel(left[0], cores, threads)
     jobs = jobs or 1
     threads = threads or max(1, cores // jobs)
     screen = Console(stderr=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
@@ -67,7 +67,7 @@ def number(value: Any) -> float:
     return NAN if value is None else float(value)
 
 
-def average(values: list[float]) -> float:
+def average(values: Iterable[float]) -> float:
     """Mean of what is a number; nan where nothing is."""
     finite = [value for value in values if value == value]
     return mean(finite) if finite else NAN

@@ -59,11 +59,12 @@ def permutation(values: Sequence[float]) -> float:
     Exact up to `EXACT` pairs, so never below 2 / 2^n; beyond, of a fixed sample of ways, the one at hand counted among them.
     """
     found, n = np.asarray(values, dtype=float), len(values)
+    far = abs(found.sum()) - 1e-12 * np.abs(found).sum()  # as far but for rounding, also where the sum is nothing but that
     if n <= EXACT:
         signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
-        return float((np.abs(signs @ found) >= abs(found.sum()) * (1 - 1e-9)).mean())
+        return float((np.abs(signs @ found) >= far).mean())
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(DRAWS, n))
-    return float(((np.abs(signs @ found) >= abs(found.sum()) * (1 - 1e-9)).sum() + 1) / (DRAWS + 1))
+    return float(((np.abs(signs @ found) >= far).sum() + 1) / (DRAWS + 1))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
