@@ -367,7 +367,7 @@ def test_studies_and_folders_do_not_mix(study: Path, tmp_path: Path) -> None:
         ([folder, folder, "--data", "digits"], "a is a folder, a run's"),
         ([folder, "nope"], "nope is not there"),
         ([folder, run_in(tmp_path / "b", "plain", 0), run_in(tmp_path / "c", "better", 0)], "two runs of plain have the same seed 0"),
-        ([folder, tmp_path / "c", run_in(tmp_path / "d", "plain", 0, data="letters", protocol="b0-inc5")], "their data and protocol differ"),
+        ([folder, tmp_path / "c", run_in(tmp_path / "d", "plain", 0, data="letters", protocol="b0-inc5")], "data and protocol differ"),
         ([study, "--data", "digits"], "has no [data.NAME]"),
     ):
         result = CliRunner().invoke(app, ["compare", *map(str, arguments)])

@@ -301,7 +301,9 @@ def short(value: Any) -> str:
 def entry(data: str, pairs: Sequence[tuple[Row, Row]], asked: Asked) -> Entry:
     """One arm's differences, before the correction."""
     pairs = sorted(pairs, key=lambda pair: pair[0].seed)
-    numbers = {name: [tuple(measured_of(row, name, asked.readout) for row in pair) for pair in pairs] for name in asked.measures}
+    numbers = {
+        name: [(measured_of(a, name, asked.readout), measured_of(b, name, asked.readout)) for a, b in pairs] for name in asked.measures
+    }
     values = {name: tuple(a - b for a, b in both) for name, both in numbers.items()}
     whole = {name: [both for both in each if not math.isnan(sum(both))] for name, each in numbers.items()}
     means = {name: levels(whole[name] or each) for name, each in numbers.items()}
