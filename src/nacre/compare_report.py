@@ -46,9 +46,10 @@ def chance(gap: Difference) -> str:
     """The corrected p; a dash for a single pair."""
     if gap.n < 2:
         return "–"  # noqa: RUF001 - a typographic dash
-    if gap.adjusted == 1 or gap.adjusted < 0.0005:
-        return "1" if gap.adjusted == 1 else "<.001"
-    return f"{gap.adjusted:.{2 if gap.adjusted >= 0.1 else 3}f}".lstrip("0")
+    if gap.adjusted == 1:
+        return "1"
+    text = f"{gap.adjusted:.{2 if gap.adjusted >= 0.1 else 3}f}".lstrip("0")
+    return "<.001" if text == ".000" else text
 
 
 def better(gap: Difference, name: str) -> bool | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import QUICK
+from conftest import FORMS, QUICK
 from nacre import modelfile
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stream
@@ -121,6 +121,17 @@ def test_a_pruned_model_is_smaller_saved_loaded_and_gone_on_with(stream: Stream,
     first, second = learner.state(), back.state()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert [block.width for block in gated(trunk.branches[0])] == widths
+
+
+def test_what_stands_under_the_contract_is_pruned_in_every_stage(stream: Stream, runtime: Runtime) -> None:
+    method = replace(METHOD, optim=QUICK, **FORMS["der, pruned"])
+    learner = Learner(method, stream.source.spec, runtime=runtime)
+    for stage in stream:
+        learner.learn(stage)
+    trunk = learner.knowledge.model.backbone
+    assert isinstance(trunk, Expandable)
+    for branch in trunk.branches:
+        assert 0 < sum(block.width for block in gated(branch)) < sum(block.full for block in gated(branch))
 
 
 def test_a_net_without_residual_blocks_is_refused() -> None:
