@@ -153,7 +153,9 @@ def run_in(folder: Path, arm: str, seed: int, config: str = "", **more: Any) -> 
     return folder
 
 
-@pytest.mark.parametrize(("p", "text"), [(1.0, "1"), (0.999, "1.00"), (0.51, ".51"), (0.0273, ".027"), (0.0005, ".001"), (2 / 2**12, "<.001")])
+@pytest.mark.parametrize(
+    ("p", "text"), [(1.0, "1"), (0.999, "1.00"), (0.51, ".51"), (0.0273, ".027"), (0.0005, ".001"), (2 / 2**12, "<.001")]
+)
 def test_no_p_is_shown_as_nothing(p: float, text: str) -> None:
     assert chance(Difference(12, 0.1, 0.05, 0.15, p, p)) == text
 
