@@ -104,7 +104,7 @@ def conduct(trials: Sequence[Trial], store: Store, jobs: int, threads: int, show
                 done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
                 ended = [put_away(future.result(), waiting.pop(future), store, scratch) for future in done]
                 failed += [progress for progress in ended if progress.error]
-                awaited = [] if waiting else [Progress(trial, elsewhere=True) for trial in left.values()]
+                awaited = [] if waiting or ended else [Progress(trial, elsewhere=True) for trial in left.values()]
                 show([*running.values(), *awaited], ended)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
