@@ -6,6 +6,7 @@ TOML has no word for nothing, so None is written as "none".
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -40,7 +41,7 @@ def build(cls: type[S], given: Mapping[str, Any], where: str = "") -> S:
     wrong: list[str] = []
     values = merged(cls, plain(cls()), given, where, wrong)
     try:
-        built = TypeAdapter(cls).validate_python(values)
+        built: S = checker(cls).validate_python(values)  # type: ignore[arg-type]  # a class is hashable
     except ValidationError as error:
         for item in error.errors():
             place = where + ".".join(str(part) for part in item["loc"] if str(part) in keys(cls))
@@ -52,6 +53,18 @@ def build(cls: type[S], given: Mapping[str, Any], where: str = "") -> S:
     raise NacreError("\n".join(dict.fromkeys(wrong)))
 
 
+@functools.cache
+def checker(cls: type) -> TypeAdapter[Any]:
+    """What checks a dataclass's settings; it takes ten milliseconds to make, and a study asks for it hundreds of times."""
+    return TypeAdapter(cls)
+
+
+@functools.cache
+def hints(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, resolved."""
+    return get_type_hints(cls)
+
+
 def own(cls: type) -> list[dataclasses.Field[Any]]:
     """The fields that are settings: all but those whose metadata say that they are read elsewhere."""
     return [field for field in dataclasses.fields(cls) if not field.metadata.get("elsewhere")]
@@ -61,7 +74,7 @@ def keys(cls: type) -> frozenset[str]:
     """Names of all fields of a dataclass and of the dataclasses in it."""
     inner = [
         keys(part)
-        for hint in get_type_hints(cls).values()
+        for hint in hints(cls).values()
         for part in (hint, *get_args(hint))
         if dataclasses.is_dataclass(part) and isinstance(part, type)
     ]
@@ -70,8 +83,7 @@ def keys(cls: type) -> frozenset[str]:
 
 def merged(cls: type, base: Mapping[str, Any], given: Mapping[str, Any], where: str, wrong: list[str]) -> dict[str, Any]:
     """`base` overlaid with `given`, with None for "none" where a field admits it; unknown keys go to `wrong`."""
-    hints = get_type_hints(cls)
-    fields = {field.name: hints[field.name] for field in own(cls)}
+    fields = {field.name: hints(cls)[field.name] for field in own(cls)}
     values = dict(base)
     for key, value in given.items():
         if key not in fields:
