@@ -34,6 +34,12 @@ def test_precision() -> None:
     assert all(ratio["median"] > 0 for ratio in found["over_fp32"].values())
 
 
+def test_allocator() -> None:
+    found = run("allocator.py", "--backbone", "small", "--batch", "64", "--precision", "fp32", "--steps", "4", "--rounds", "1")
+    assert found["over_glibc"]["median"] > 0
+    assert found["faults"]["nacre"] < found["faults"]["glibc"]
+
+
 def test_loop() -> None:
     found = run(
         "loop.py", "--device", "cpu", "--precision", "fp32", "--backbone", "resnet20", "--batch", "8", "--steps", "2", "--rounds", "1"

@@ -26,6 +26,7 @@ CIRCUMSTANCES = {
     "layout": "hardware.layout",
     "processes": "hardware.processes",
     "processor": "processor",
+    "instructions": "instructions",
     "torch": "versions.torch",
     "nacre": "versions.nacre",
 }

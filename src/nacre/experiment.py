@@ -272,10 +272,17 @@ class Run:
                 "device": self.runtime.describe(),
                 "hardware": settings.plain(self.runtime.hardware),
                 "processor": torch.backends.cpu.get_cpu_capability(),
+                "instructions": instructions(),
                 "versions": {"nacre": __version__, "torch": torch.__version__, "python": platform.python_version()},
                 "platform": platform.platform(),
             },
         }
+
+
+def instructions() -> list[str]:
+    """The processor's kinds of vector and matrix arithmetic, on which the last bits depend; none where torch cannot tell."""
+    there: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return sorted(name for name, has in there.items() if has is True and name.startswith(("amx", "avx", "sve")))
 
 
 def matrix_of(history: Sequence[Result], counts: Sequence[int]) -> AccuracyMatrix:

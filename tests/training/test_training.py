@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -137,3 +141,21 @@ def test_bf16_and_channels_last_train_too(stream: Stream) -> None:
     for stage in stream[:2]:
         learner.learn(stage)
     assert learner.logits(stream[0].test.pixels()).dtype == torch.float32
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc gives no memory out here")
+@pytest.mark.parametrize("given", [{}, {"MALLOC_MMAP_THRESHOLD_": "65536"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=65536"}])
+def test_a_process_keeps_the_memory_that_it_frees_unless_it_is_told_otherwise(given: dict[str, str]) -> None:
+    script = """
+import resource, torch
+from nacre.training.runtime import Hardware, Runtime
+Runtime(Hardware(device="cpu", threads=1))
+for turn in range(20):
+    if turn == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(2**22)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    clean = {name: value for name, value in os.environ.items() if "THRESHOLD" not in name and name != "GLIBC_TUNABLES"}
+    done = subprocess.run([sys.executable, "-c", script], env={**clean, **given}, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) < 1000) == (not given)  # sixteen megabytes are 4096 pages, ten times

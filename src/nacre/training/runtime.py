@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import sys
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 M = TypeVar("M", bound=nn.Module)
+THRESHOLDS = {"MMAP_THRESHOLD": (-3, 2**28), "TRIM_THRESHOLD": (-1, 2**31 - 1)}
+"""Of `mallopt`, by number, in bytes: from the first on a block goes back to the system when it is freed, and so does free memory at the
+heap's end beyond the second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,8 @@ class Runtime:
         self.hardware = replace(hardware, device=device, processes=world, threads=threads)
         self._local = local
         torch.set_num_threads(threads)
+        if device == "cpu":
+            keep_freed()
         if device == "cuda":
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
@@ -234,6 +240,20 @@ def default_threads(processes: int) -> int:
         return int(asked)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else torch.get_num_threads()
     return max(1, cores // processes)
+
+
+def keep_freed() -> None:
+    """Let this process keep what it frees, where glibc gives memory out.
+
+    A step frees the maps that the next step needs, and what goes back to the system in between comes again page by page, zeroed, which
+    costs about a tenth of the step. Thresholds that the environment sets win.
+    """
+    given = os.environ.get("GLIBC_TUNABLES", "").upper() + " ".join(os.environ)
+    if sys.platform != "linux" or any(name in given for name in THRESHOLDS):
+        return
+    with suppress(OSError, AttributeError):  # another C library
+        for number, size in THRESHOLDS.values():
+            ctypes.CDLL(None).mallopt(number, size)
 
 
 def quiet() -> None:
