@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from classroom import QUICK, SAME, pictures
 from nacre.cli import app
 from nacre.compare import CIRCUMSTANCES, leaves
-from nacre.compare_report import chance, signed
+from nacre.compare_text import chance, signed
 from nacre.evaluation.paired import Difference, difference
 from nacre.study import Store, Study
 

@@ -22,6 +22,7 @@ ORDER = [
     {"experiment"},
     {"study", "holding"},
     {"compare", "conducting"},
+    {"compare_text"},
     {"compare_report"},
     {"lesson"},
     {"editing", "forecast", "predicting", "inspection", "export", "estimator"},
@@ -101,4 +102,9 @@ def test_every_public_name_is_there() -> None:
 
 def test_importing_nacre_and_asking_for_help_import_nothing_heavy() -> None:
     code = "import sys, nacre, nacre.cli; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'sklearn', 'matplotlib')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_draws_and_what_fits_is_imported_when_it_is_needed() -> None:
+    code = "import sys, nacre.terminal, nacre.telling; sys.exit(any(name in sys.modules for name in ('matplotlib', 'scipy', 'sklearn')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nacre.compare import Comparison
-from nacre.compare_report import better, chance, interval, remarks
+from nacre.compare_text import better, chance, interval, remarks
 from nacre.conducting import Progress as Doing
 from nacre.data.cache import Entry
 from nacre.data.stream import Stage, Stream

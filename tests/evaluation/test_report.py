@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from nacre.evaluation.numerals import bytes_text, operations, percent, points, seconds_text
 from nacre.evaluation.panel import Panel
 from nacre.evaluation.plots import confusion, course, matrix
-from nacre.evaluation.report import bytes_text, operations, percent, points, render, seconds_text
+from nacre.evaluation.report import render
 
 NASTY = ["<script>alert(1)</script>", "$x_1$ & 'co'", "long " * 40, '"><img src=x>']
 

@@ -35,7 +35,7 @@ def compare(
 ) -> None:
     """Compare arms with a baseline by paired differences: 95 % intervals, exact permutation tests, Holm's correction."""
     with plain_errors():
-        from nacre import compare_report, files
+        from nacre import compare_text, files
         from nacre.compare import Asked
         from nacre.evaluation.measures import USUAL
         from nacre.terminal import comparison_table
@@ -47,12 +47,14 @@ def compare(
         if not found.entries:
             raise NacreError(f"no arm has a run with a seed that {found.baseline} has too: compute more runs.")
         if out is not None:
+            from nacre import compare_report
+
             files.write(out, compare_report.figure(found) if out.suffix == ".svg" else compare_report.page(found))
         if as_json:
-            print(files.as_json(compare_report.plain(found), indent=1))  # noqa: T201 - the answer
+            print(files.as_json(compare_text.plain(found), indent=1))  # noqa: T201 - the answer
         elif markdown:
-            print(compare_report.markdown(found))  # noqa: T201 - the answer
-            for remark in compare_report.remarks(found):
+            print(compare_text.markdown(found))  # noqa: T201 - the answer
+            for remark in compare_text.remarks(found):
                 Console(stderr=True).print(escape(remark), highlight=False)
         else:
             wide = Console()
