@@ -34,6 +34,7 @@ def test_precision() -> None:
     assert all(ratio["median"] > 0 for ratio in found["over_fp32"].values())
 
 
+@pytest.mark.slow
 def test_allocator() -> None:
     found = run("allocator.py", "--backbone", "small", "--batch", "64", "--precision", "fp32", "--steps", "4", "--rounds", "1")
     assert found["over_glibc"]["median"] > 0

@@ -20,7 +20,7 @@ from nacre import files
 # the layout is named, because two runs that measure it for themselves may choose differently
 SETTINGS = [
     "--epochs",
-    "4",
+    "2",
     "--precision",
     "fp32",
     "--set",
@@ -112,7 +112,7 @@ def test_the_configuration_reproduces_the_run(undisturbed: Path, tmp_path: Path)
 
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = nacre(*(setting for setting in SETTINGS if setting != "--quiet"), "--out", str(folder))
+    process = nacre(*(setting for setting in SETTINGS if setting != "--quiet"), "--epochs", "4", "--out", str(folder))
     limit = time.monotonic() + 120
     while not journal(folder, "stage0-fit0")() and not (folder / "model.nacre").exists():
         assert time.monotonic() < limit
