@@ -98,6 +98,18 @@ def test_a_whole_header_that_makes_no_sense_is_refused(saved: Path) -> None:
         modelfile.load(saved)
 
 
+def test_a_setting_that_is_gone_is_passed_over_where_it_did_nothing(saved: Path) -> None:
+    tensors, header = files.read_tensors(saved)
+    for value, read in ((0.0, True), (0.3, False)):
+        header["method"]["decoding"]["anchor"] = value
+        files.write_tensors(saved, tensors, header)
+        if read:
+            assert modelfile.load(saved)[0].method == METHODS["reconstruction"](optim=Optim(epochs=1, batch=16))
+        else:
+            with pytest.raises(NacreError, match="anchor"):
+                modelfile.load(saved)
+
+
 @pytest.mark.parametrize("labels", [[0, 0, 1, -(2**63)], [-1, 0, 1, 1], [1, 1, 0, 0], [0, 0, 1, 2]])
 def test_exemplars_of_no_class_are_refused(saved: Path, labels: list[int]) -> None:
     tensors, header = files.read_tensors(saved)

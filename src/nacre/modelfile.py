@@ -194,6 +194,10 @@ def bounded(method: Method, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(f"method.width is {width}, beyond what the file holds")
 
 
+RETIRED = {"decoding": {"anchor": 0.0}}
+"""Settings that are gone but stand in older files, each with the value under which it did nothing: with that it is passed over."""
+
+
 def method_settings(method: Method) -> dict[str, Any]:
     """A method's name and its complete settings."""
     names = {cls: name for name, cls in METHODS.items()}
@@ -207,5 +211,8 @@ def method_of(table: Mapping[str, Any]) -> Method:
         NacreError: there is no such method, or a setting is unknown or does not fit.
     """
     given = dict(table)
+    for part, gone in RETIRED.items():
+        if isinstance(inner := given.get(part), Mapping):
+            given[part] = {name: value for name, value in inner.items() if name not in gone or value != gone[name]}
     cls = choose("method", str(given.pop("name", "reconstruction")), METHODS)
     return settings.build(cls, given, "method.")

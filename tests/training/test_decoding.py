@@ -12,7 +12,7 @@ from nacre.data.source import ImageSpec
 from nacre.data.stream import Stream
 from nacre.errors import NacreError
 from nacre.losses.loss import Batch, Step
-from nacre.losses.reconstruction import Anchor, Reconstruction, StoppedReconstruction, unexplained
+from nacre.losses.reconstruction import Reconstruction, StoppedReconstruction
 from nacre.methods import METHODS
 from nacre.models.decoders import Decoder
 from nacre.models.model import build_model, with_decoder
@@ -47,19 +47,6 @@ def test_a_stopped_decoder_learns_and_leaves_the_rest_bit_equal(stream: Stream, 
     assert all(torch.equal(with_it[name], tensor) for name, tensor in state.items())
     errors = [row["reconstruction"] for row in logs[0]]
     assert errors[-1] < errors[0]
-
-
-def test_the_old_decoder_anchors_from_the_second_stage_on(stream: Stream, runtime: Runtime) -> None:
-    _, logs = learnt(stream, runtime, method(anchor=0.5))
-    assert ["anchor" in rows[0] for rows in logs] == [False, True]
-    torch.manual_seed(0)
-    model = with_decoder(build_model("small", "linear", SPEC)).eval()
-    before = model.frozen().decoder
-    assert before is not None
-    images = torch.randn(4, 3, 8, 8)
-    out = model(images, decode=True)
-    step = Step(Batch(images, torch.zeros(4, dtype=torch.long)), out, None, model, stream[1], 0.0)
-    torch.testing.assert_close(Anchor(before)(step), unexplained(out.reconstruction, images), rtol=1e-3, atol=1e-4)
 
 
 def test_the_control_asks_for_the_next_image(stream: Stream) -> None:

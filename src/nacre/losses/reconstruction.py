@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from nacre.losses.loss import Step, Term
-from nacre.models.decoders import Decoder
 
 
 @dataclass(frozen=True)
@@ -51,23 +50,6 @@ class StoppedReconstruction(Term):
         """Mean over pixels, channels and batch; 0 or more."""
         assert step.model.decoder is not None, "reconstruction needs a model with a decoder"
         return unexplained(step.model.decoder.of([m.detach().float() for m in step.out.maps]), step.batch.clean)
-
-
-class Anchor(Term):
-    """What the decoder of the stage before, held still, leaves unexplained when it starts from the features of now.
-
-    It hinders that drift alone which loses what the old decoder used.
-
-    Args:
-        decoder: the teacher's.
-    """
-
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
-
-    def __call__(self, step: Step) -> Tensor:
-        """Mean over pixels, channels and batch; 0 or more."""
-        return unexplained(self.decoder.of([m.float() for m in step.out.maps]), step.batch.clean)
 
 
 def unexplained(reconstruction: Tensor, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from nacre.data.memory import NOTHING, Budget
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stage
 from nacre.losses.loss import Step, Weighted
-from nacre.losses.reconstruction import Anchor, Reconstruction, StoppedReconstruction
+from nacre.losses.reconstruction import Reconstruction, StoppedReconstruction
 from nacre.models.model import Model, build_model, with_decoder
 from nacre.training.knowledge import Knowledge
 from nacre.training.optim import Optim
@@ -37,15 +37,10 @@ class Decoding:
     """What is asked for: the image, or as a control the next one of the batch, which its features know nothing of."""
     stopped: bool = False
     """As a control, let the decoder learn but no gradient of it into the backbone."""
-    anchor: float = 0.0
-    """Of the error that the decoder of the stage before, held still, makes from the features of now, against the classification term."""
 
     def __post_init__(self) -> None:
-        if min(self.weight, self.anchor) < 0 or not 0 <= self.warmup < 1:
-            raise ValueError(
-                f"weight is {self.weight}, anchor {self.anchor} and warmup {self.warmup}, "
-                "but weight and anchor must be 0 or more, and warmup in [0, 1)"
-            )
+        if self.weight < 0 or not 0 <= self.warmup < 1:
+            raise ValueError(f"weight is {self.weight} and warmup {self.warmup}, but weight must be 0 or more, and warmup in [0, 1)")
         if self.tap < 1:
             raise ValueError(f"tap is {self.tap}, but it must be 1 for the deepest map, 2 for the one before it, and so on")
 
@@ -55,7 +50,7 @@ class Decoding:
             return 1.0
         return min(1.0, step.progress / self.warmup)
 
-    def onto(self, phases: Iterator[Phase], knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
+    def onto(self, phases: Iterator[Phase], stage: Stage) -> Iterator[Phase]:
         """The same phases, where every whole fit of a model with a decoder reconstructs too.
 
         The weight is relative to what the fit gives to classification, so the two keep their ratio when distillation
@@ -63,14 +58,10 @@ class Decoding:
         """
         wanted = self.weight * (self.stages in ("all", "later" if stage.index else "first"))
         term = StoppedReconstruction() if self.stopped else Reconstruction(other=self.target == "other")
-        before = None if knowledge.teacher is None else knowledge.teacher.decoder
         for phase in phases:
             if isinstance(phase, Fit) and phase.model.decoder is not None and phase.only is None:
                 share = phase.loss.weight("classification")
-                loss = phase.loss.adding(reconstruction=Weighted(term, wanted * share, self.ramp))
-                if before is not None and self.anchor:
-                    loss = loss.adding(anchor=Weighted(Anchor(before), self.anchor * share))
-                phase = replace(phase, loss=loss)
+                phase = replace(phase, loss=phase.loss.adding(reconstruction=Weighted(term, wanted * share, self.ramp)))
             yield phase
 
 
@@ -122,7 +113,7 @@ class Method(ABC):
     def lesson(self, knowledge: Knowledge, stage: Stage) -> Iterator[Phase]:
         """The phases, with the reconstruction term where it is asked."""
         phases = self.phases(knowledge, stage)
-        return phases if self.decoding is None else self.decoding.onto(phases, knowledge, stage)
+        return phases if self.decoding is None else self.decoding.onto(phases, stage)
 
     def lasting(self, epochs: int) -> Self:
         """The same with so many epochs in every stage."""
