@@ -366,8 +366,8 @@ def growth(name: str, options: argparse.Namespace) -> int:
 def growth_elsewhere(name: str, hardware: Hardware) -> int:
     """The same in processes of its own, with the options of this one, and what it has found to be fastest.
 
-    Large blocks go back to the system when they are freed, so that the peak is what was held at once, and not also what the allocator
-    could not fill again: with glibc's own moving threshold that is up to a quarter more, by the order in which sizes come.
+    Large blocks go back to the system when they are freed (the variable keeps `keep_freed` off), so that the peak is what was held at
+    once, and not also what the allocator could not fill again, which is up to a quarter more, by the order in which sizes come.
     """
     found = ["--precision", hardware.precision, "--layout", hardware.layout]
     command = [sys.executable, __file__, *sys.argv[1:], *found, "--peak", name]

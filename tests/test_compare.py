@@ -10,6 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from classroom import QUICK, SAME, pictures
@@ -17,6 +18,7 @@ from nacre.cli import app
 from nacre.compare import CIRCUMSTANCES, leaves
 from nacre.compare_text import chance, signed
 from nacre.evaluation.paired import Difference, difference
+from nacre.experiment import instructions
 from nacre.study import Store, Study
 
 STUDY = """
@@ -396,6 +398,28 @@ def test_where_runs_were_computed_is_told_where_it_differs(tmp_path: Path) -> No
     assert "also differ" not in asked(*folders[::2])
     told = CliRunner().invoke(app, ["compare", *map(str, folders), "--markdown"])
     assert ("also differ" in told.stderr, "also differ" in told.stdout) == (True, False)
+
+
+def test_instructions_are_those_of_arithmetic_and_count_where_both_runs_know_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, said in (
+        ({"avx2": True, "amx_bf16": True, "sha": True, "avx512_fp16": False, "num_sockets": 1, "cpu_name": "x"}, ["amx_bf16", "avx2"]),
+        ({"neon": True, "sve_bf16": True, "aes": True, "sme": False}, ["neon", "sve_bf16"]),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda there=there: there, raising=False)
+        assert instructions() == said
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert instructions() == []  # an older torch
+    runs: list[list[str]] = [["avx2"], ["amx_bf16", "avx2"], [], ["avx2"]]
+    folders = [run_in(tmp_path / f"a{seed}", "plain", seed, machine={"instructions": ["avx2"]}) for seed in range(4)]
+    folders += [run_in(tmp_path / f"b{seed}", "better", seed, machine={"instructions": found}) for seed, found in enumerate(runs)]
+    assert json.loads(asked(*folders, "--json"))["differing"] == {"instructions": 1}
+
+
+def test_a_setting_that_is_gone_makes_no_other_arm(tmp_path: Path) -> None:
+    configs = ["[method.decoding]\nweight = 0.3\nanchor = 0.0\n", "[method.decoding]\nweight = 0.3\n"]
+    folders = [run_in(tmp_path / f"{arm}{seed}", arm, seed, configs[seed]) for arm in ("plain", "better") for seed in (0, 1)]
+    (arm,) = json.loads(asked(*folders, "--json"))["arms"]
+    assert (arm["arm"], arm["seeds"]) == ("better", [0, 1])
 
 
 def test_a_run_tells_its_images_and_how_it_was_computed(tmp_path: Path) -> None:

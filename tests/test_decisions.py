@@ -106,5 +106,7 @@ def test_importing_nacre_and_asking_for_help_import_nothing_heavy() -> None:
 
 
 def test_what_draws_and_what_fits_is_imported_when_it_is_needed() -> None:
-    code = "import sys, nacre.terminal, nacre.telling; sys.exit(any(name in sys.modules for name in ('matplotlib', 'scipy', 'sklearn')))"
+    rooms = ["terminal", "telling", "experiment", "compare_text", "conducting", "lesson", "predicting", "export", "commands.model"]
+    heavy = ("matplotlib", "scipy", "sklearn", "onnx")
+    code = f"import sys, {', '.join(f'nacre.{room}' for room in rooms)}; sys.exit(any(name in sys.modules for name in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

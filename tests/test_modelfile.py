@@ -12,6 +12,7 @@ from nacre import files, modelfile
 from nacre.data.memory import Total
 from nacre.data.stream import Stream
 from nacre.errors import NacreError
+from nacre.experiment import Experiment
 from nacre.methods import METHODS
 from nacre.training.learner import Learner
 from nacre.training.optim import Optim
@@ -105,6 +106,7 @@ def test_a_setting_that_is_gone_is_passed_over_where_it_did_nothing(saved: Path)
         files.write_tensors(saved, tensors, header)
         if read:
             assert modelfile.load(saved)[0].method == METHODS["reconstruction"](optim=Optim(epochs=1, batch=16))
+            assert Experiment.of({"method": {"decoding": {"anchor": value}}}) == Experiment.of({})
         else:
             with pytest.raises(NacreError, match="anchor"):
                 modelfile.load(saved)

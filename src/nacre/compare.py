@@ -12,6 +12,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+from nacre import modelfile
 from nacre.errors import NacreError, choose
 from nacre.evaluation.measures import MEASURES, USUAL, average, measured
 from nacre.evaluation.paired import Difference, difference, holm
@@ -195,8 +196,9 @@ def row_of(folder: Path) -> Row:
     try:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
         config = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config["method"] = modelfile.current(config.get("method", {}))
         row, complete = Row(str(metrics["method"]), "", int(metrics["seed"]), str(folder), metrics, "", config), metrics["complete"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise NacreError(f"{folder} holds no run that can be read: give the folders that `nacre run` filled, or studies' files.") from None
     if not complete:
         raise NacreError(f"the run in {folder} is not finished: go on with `nacre run --resume {folder}`, or leave it out.")
@@ -290,7 +292,7 @@ def check(row: Row, other: Row) -> None:
 def circumstances(row: Row, other: Row) -> list[str]:
     """In what the two runs of a pair were computed differently, as far as both say: that changes results beside the method."""
     mine, theirs = (dict(leaves(each.metrics.get("machine") or {})) for each in (row, other))
-    return [what for what, name in CIRCUMSTANCES.items() if name in mine and name in theirs and mine[name] != theirs[name]]
+    return [what for what, name in CIRCUMSTANCES.items() if mine.get(name) and theirs.get(name) and mine[name] != theirs[name]]
 
 
 def short(value: Any) -> str:

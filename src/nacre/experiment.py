@@ -279,10 +279,14 @@ class Run:
         }
 
 
+ARITHMETIC = ("amx", "avx", "bf16", "dot", "f16c", "fma", "fp16", "i8mm", "neon", "sme", "sve")
+"""How the names of instructions begin that compute with vectors and matrices."""
+
+
 def instructions() -> list[str]:
     """The processor's kinds of vector and matrix arithmetic, on which the last bits depend; none where torch cannot tell."""
     there: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return sorted(name for name, has in there.items() if has is True and name.startswith(("amx", "avx", "sve")))
+    return sorted(name for name, has in there.items() if has is True and name.startswith(ARITHMETIC))
 
 
 def matrix_of(history: Sequence[Result], counts: Sequence[int]) -> AccuracyMatrix:
@@ -341,12 +345,14 @@ def write_report(folder: Path, joint: Path | None = None) -> Path:
         The report's path.
 
     Raises:
-        NacreError: there is no run, or the joint run is not one of the same stream.
+        NacreError: there is no run, or the joint run is none, or not one of the same stream.
     """
     from nacre.evaluation.report import render
 
     measured = read_metrics(folder)
     ceiling = None if joint is None else read_metrics(joint)
+    if ceiling is not None and ceiling["method"] != "joint":
+        raise NacreError(f"{joint} is a run of {ceiling['method']}, but the ceiling is one of joint: give a folder of that method.")
     if ceiling is not None and any(ceiling[name] != measured[name] for name in ("data", "protocol", "order")):
         raise NacreError(f"{joint} ran another stream than {folder}: give a joint run of the same data, protocol and seed.")
     learner, _ = modelfile.load(folder / MODEL, Runtime(Hardware(device="cpu")))

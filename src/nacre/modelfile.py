@@ -22,6 +22,8 @@ from nacre.training.method import Method
 from nacre.training.runtime import Runtime
 
 KIND = "model"
+RETIRED = (("decoding", "anchor", 0.0),)
+"""Of a method's settings, those that are gone but stand in older files: part, name, and the value under which they did nothing."""
 Channels = Annotated[int, Field(ge=1, le=4)]
 Side = Annotated[int, Field(ge=1, le=2048)]
 
@@ -194,25 +196,26 @@ def bounded(method: Method, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(f"method.width is {width}, beyond what the file holds")
 
 
-RETIRED = {"decoding": {"anchor": 0.0}}
-"""Settings that are gone but stand in older files, each with the value under which it did nothing: with that it is passed over."""
-
-
 def method_settings(method: Method) -> dict[str, Any]:
     """A method's name and its complete settings."""
     names = {cls: name for name, cls in METHODS.items()}
     return {"name": names[type(method)], **settings.plain(method)}
 
 
+def current(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's settings as an older file holds them, without those that are gone (`RETIRED`) where they did nothing."""
+    return {
+        part: {name: value for name, value in inner.items() if (part, name, value) not in RETIRED} if isinstance(inner, Mapping) else inner
+        for part, inner in table.items()
+    }
+
+
 def method_of(table: Mapping[str, Any]) -> Method:
-    """The method that `method_settings` describes; settings left out take the method's defaults.
+    """The method that `method_settings` describes, also in an older file; settings left out take the method's defaults.
 
     Raises:
         NacreError: there is no such method, or a setting is unknown or does not fit.
     """
-    given = dict(table)
-    for part, gone in RETIRED.items():
-        if isinstance(inner := given.get(part), Mapping):
-            given[part] = {name: value for name, value in inner.items() if name not in gone or value != gone[name]}
+    given = current(table)
     cls = choose("method", str(given.pop("name", "reconstruction")), METHODS)
     return settings.build(cls, given, "method.")

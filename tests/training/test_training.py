@@ -144,10 +144,11 @@ def test_bf16_and_channels_last_train_too(stream: Stream) -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc gives no memory out here")
-@pytest.mark.parametrize("given", [{}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=65536"}])
+@pytest.mark.parametrize("given", [{}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=65536"}, {"MALLOC_MMAP_THRESHOLD_": "65536"}])
 def test_a_process_keeps_the_memory_that_it_frees_unless_it_is_told_otherwise(given: dict[str, str]) -> None:
     script = """
-import resource, torch
+import ctypes, resource, torch
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # no huge pages, so that faults count pages
 from nacre.training.runtime import Hardware, Runtime
 Runtime(Hardware(device="cpu", threads=1))
 for turn in range(20):

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 M = TypeVar("M", bound=nn.Module)
-THRESHOLDS = {"MMAP_THRESHOLD": (-3, 2**28), "TRIM_THRESHOLD": (-1, 2**31 - 1)}
-"""Of `mallopt`, by number, in bytes: from the first on a block goes back to the system when it is freed, and so does free memory at the
-heap's end beyond the second."""
+TRIM, MMAP = -1, -3
+"""`mallopt`'s numbers of two thresholds, in bytes: free memory at the heap's end beyond the first goes back to the system, and so does
+every freed block from the second on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,16 +164,7 @@ class Runtime:
 
     def peak_bytes(self) -> int:
         """The most memory used so far: the device's on CUDA, else the process's; 0 where the system does not tell."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        if os.name != "posix":
-            return 0
-        with suppress(OSError, ValueError, IndexError):  # Linux; there getrusage begins with the peak of whoever started the process
-            return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else peak_memory()
 
     def describe(self) -> str:
         """The device's name for people."""
@@ -243,17 +234,32 @@ def default_threads(processes: int) -> int:
 
 
 def keep_freed() -> None:
-    """Let this process keep what it frees, where glibc gives memory out.
+    """Let this process keep what it frees, up to 2 GiB at the heap's end, where glibc gives memory out.
 
     A step frees the maps that the next step needs, and what goes back to the system in between comes again page by page, zeroed, which
     costs about a tenth of the step. Thresholds that the environment sets win.
     """
-    given = os.environ.get("GLIBC_TUNABLES", "").upper() + " ".join(os.environ)
-    if sys.platform != "linux" or any(name in given for name in THRESHOLDS):
+    tuned = os.environ.get("GLIBC_TUNABLES", "")
+    given = any(f"malloc.{name}=" in tuned or f"MALLOC_{name.upper()}_" in os.environ for name in ("mmap_threshold", "trim_threshold"))
+    if sys.platform != "linux" or given:
         return
     with suppress(OSError, AttributeError):  # another C library
-        for number, size in THRESHOLDS.values():
-            ctypes.CDLL(None).mallopt(number, size)
+        mallopt = ctypes.CDLL(None).mallopt
+        # older glibc refuses more than 32 MiB; the first threshold alone would hold the second where it is, and more would go back
+        if mallopt(MMAP, 2**28) or mallopt(MMAP, 2**25):
+            mallopt(TRIM, 2**31 - 1)
+
+
+def peak_memory() -> int:
+    """The most bytes that this process held so far; 0 where the system does not tell."""
+    if os.name != "posix":
+        return 0
+    with suppress(OSError, ValueError, IndexError):  # Linux; there getrusage begins with the peak of whoever started the process
+        return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def quiet() -> None:
