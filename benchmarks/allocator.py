@@ -13,7 +13,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from statistics import median
 from typing import Any
 
@@ -21,34 +20,23 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from nacre.data.source import ImageSpec
-from nacre.models.model import build_model
-from nacre.training.precision import computing
-from nacre.training.runtime import keep_freed, peak_memory, reformatted
+from nacre.training.runtime import keep_freed, peak_memory
+from precision import prepared, step
 
 KINDS = ("glibc", "nacre")
 
 
 def turn(kind: str, options: argparse.Namespace) -> dict[str, float]:
     """Seconds and page faults of a step, and this process's peak bytes."""
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
     if kind == "nacre":
         keep_freed()
-    model = reformatted(build_model(options.backbone, "linear", ImageSpec((3, 32, 32))), torch.channels_last).train()
-    images = torch.randn(options.batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-
-    def step() -> None:
-        with computing(options.precision, images.device):
-            features = model(images).features
-        torch.autograd.grad(features.square().mean(), list(model.backbone.parameters()))
-
+    model, images = prepared(options)
+    form = "nacre" if options.precision == "bf16" else "fp32"
     for _ in range(3):
-        step()  # warms up
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
-    for _ in range(options.steps):
-        step()
-    seconds, faults = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        step(form, model, images)  # warms up
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    seconds = sum(step(form, model, images) for _ in range(options.steps))
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     return {"seconds": seconds / options.steps, "faults": faults / options.steps, "peak": float(peak_memory())}
 
 
@@ -91,7 +79,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     parser.add_argument("--backbone", default="resnet20")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=8, help="steps of a turn")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of turns")

@@ -35,6 +35,14 @@ def context(kind: str) -> AbstractContextManager[None]:
     return computing("bf16" if kind == "nacre" else "fp32", CPU)
 
 
+def prepared(options: argparse.Namespace) -> tuple[Model, Tensor]:
+    """A network to train, and a batch."""
+    torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
+    model = reformatted(build_model(options.backbone, "linear", ImageSpec((3, 32, 32))), torch.channels_last).train()
+    return model, torch.randn(options.batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+
+
 def step(kind: str, model: Model, images: Tensor) -> float:
     """Seconds of one forward and backward pass."""
     began = time.perf_counter()
@@ -46,9 +54,7 @@ def step(kind: str, model: Model, images: Tensor) -> float:
 
 def measure(options: argparse.Namespace) -> dict[str, object]:
     """Run everything; returns what is printed."""
-    torch.manual_seed(0)
-    model = reformatted(build_model(options.backbone, "linear", ImageSpec((3, 32, 32))), torch.channels_last).train()
-    images = torch.randn(options.batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    model, images = prepared(options)
     turns = [{kind: step(kind, model, images) for kind in KINDS} for _ in range(options.rounds + 1)][1:]  # the first warms up
     ratios = {kind: [turn["fp32"] / turn[kind] for turn in turns] for kind in KINDS[1:]}
     return {
@@ -83,7 +89,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3, help="turns that count")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     found = measure(options)
     if options.json:
         print(json.dumps(found))

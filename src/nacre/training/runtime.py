@@ -245,7 +245,7 @@ def keep_freed() -> None:
         return
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        # older glibc refuses more than 32 MiB; the first threshold alone would hold the second where it is, and more would go back
+        # older glibc refuses more than 32 MiB; TRIM alone would hold MMAP still at 128 kB, and every larger block would go back
         if mallopt(MMAP, 2**28) or mallopt(MMAP, 2**25):
             mallopt(TRIM, 2**31 - 1)
 
