@@ -24,6 +24,7 @@ from nacre.training.runtime import Hardware
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [path for folder in (".", "docs", "recipes", "benchmarks") for path in (ROOT / folder).glob("*.md")]
 
 
 def blocks(language: str) -> list[str]:
@@ -189,3 +190,21 @@ def test_the_table_of_recipes_names_every_file() -> None:
     page = (ROOT / "recipes" / "README.md").read_text()
     named = re.findall(r"^\| \[(\S+\.toml)\]\(\1\) \|", page, re.MULTILINE)
     assert sorted(named) == [path.name for path in FILES]
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link into a page may name after `#`: its headings in small letters, without punctuation, hyphens for spaces."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", sorted(path.relative_to(ROOT).as_posix() for path in PAGES))
+def test_every_link_between_the_pages_leads_somewhere(page: str) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link

@@ -18,6 +18,7 @@ FIGURE = re.compile(r"`(nacre compare [^`\n]*) --out (docs/[^`\s]+\.svg)`")
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 PAGES = {name: TABLE.findall(text) for name, text in TEXTS.items()}
 FIGURES = [found for text in TEXTS.values() for found in FIGURE.findall(text)]
+INTERVAL = re.compile(r"([+−]?[\d.]+) \[([+−]?[\d.]+), ([+−]?[\d.]+)\]")
 STUDIES = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.sqlite"))
 
 
@@ -40,14 +41,27 @@ def test_a_figure_is_what_its_command_draws_of_the_stored_runs(
 
 
 def test_no_figure_of_evidence_stands_without_its_command() -> None:
-    shown = re.findall(r"^!\[[^\]]*\]\((evidence[^)]*)\)", TEXTS["evidence.md"], re.MULTILINE)
+    shown = [name for text in TEXTS.values() for name in re.findall(r"^!\[[^\]]*\]\((evidence[^)]*)\)", text, re.MULTILINE)]
     assert sorted(f"docs/{name}" for name in shown) == sorted(name for _, name in FIGURES if name.startswith("docs/evidence")) != []
 
 
-@pytest.mark.parametrize("page", ["results.md", "evidence.md"])
+@pytest.mark.parametrize("page", ["results.md", "evidence.md", "evidence-studies.md"])
 def test_no_table_of_results_stands_without_its_command(page: str) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     assert len(PAGES[page]) == len(re.findall(r"^\| ---", text, re.MULTILINE)) > 0
+
+
+def intervals(text: str) -> set[tuple[float, ...]]:
+    """Differences with their intervals: mean, lower and upper end."""
+    return {tuple(float(number.replace("−", "-")) for number in found) for found in INTERVAL.findall(text)}
+
+
+@pytest.mark.parametrize("page", sorted(TEXTS))
+def test_an_interval_in_prose_stands_in_a_table(page: str) -> None:
+    tables = intervals("".join(table for pairs in PAGES.values() for _, table in pairs))
+    known = tables | {(-mean, -high, -low) for mean, low, high in tables}  # the same from the other arm's side
+    today = (part for part in TEXTS[page].split("\n\n") if not part.startswith("|") and "git checkout" not in part)
+    assert intervals(" ".join(" ".join(today).split())) - known == set()
 
 
 @pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{name}" for name in PAGES if name != "README.md")])
