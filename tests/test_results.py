@@ -18,7 +18,7 @@ FIGURE = re.compile(r"`(nacre compare [^`\n]*) --out (docs/[^`\s]+\.svg)`")
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 PAGES = {name: TABLE.findall(text) for name, text in TEXTS.items()}
 FIGURES = [found for text in TEXTS.values() for found in FIGURE.findall(text)]
-INTERVAL = re.compile(r"([+−]?[\d.]+) \[([+−]?[\d.]+), ([+−]?[\d.]+)\]")
+INTERVAL = re.compile(r"([+-]?[\d.]+) \[([+-]?[\d.]+), ([+-]?[\d.]+)\]")
 STUDIES = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.sqlite"))
 
 
@@ -53,7 +53,7 @@ def test_no_table_of_results_stands_without_its_command(page: str) -> None:
 
 def intervals(text: str) -> set[tuple[float, ...]]:
     """Differences with their intervals: mean, lower and upper end."""
-    return {tuple(float(number.replace("−", "-")) for number in found) for found in INTERVAL.findall(text)}
+    return {tuple(map(float, found)) for found in INTERVAL.findall(text.replace("\N{MINUS SIGN}", "-"))}
 
 
 @pytest.mark.parametrize("page", sorted(TEXTS))
