@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,14 +14,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
+from rich.console import Console
 from typer.testing import CliRunner
 
 from nacre.cli import app
-from nacre.conducting import counts, parallel
+from nacre.conducting import Progress, counts, parallel
 from nacre.errors import NacreError
 from nacre.experiment import Experiment, Run
 from nacre.study import Store, Study, spread, table
+from nacre.terminal import study_table
 
 STUDY = """
 name = "little"
@@ -238,6 +242,38 @@ def workers_of(folder: Path) -> list[int]:
 def test_threads_that_are_given_leave_room_for_so_many_runs(tmp_path: Path) -> None:
     trial = Study.load(written(tmp_path)).trials()[0]
     assert [parallel(trial, 8, threads) for threads in (1, 3, 8, 9)] == [(8, 1), (2, 3), (1, 8), (1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("side_by_side", "found"),
+    [
+        ({1: 4.0, 2: 1.5, 4: 0.6}, (1, 4)),  # 4 / 4.0, 2 / 1.5 and 1 / 0.6 steps per second
+        ({1: 1.0, 2: 0.8, 4: 0.7}, (4, 1)),
+        ({1: 2.0, 2: 0.9, 4: 0.8}, (2, 2)),
+    ],
+)
+def test_threads_are_those_that_bring_the_most_side_by_side(
+    side_by_side: dict[int, float], found: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object) -> float:
+        return side_by_side[torch.get_num_threads()]
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr("nacre.training.speed.measure", measured)
+    assert parallel(Study.load(written(tmp_path)).trials()[0], 4) == found
+    assert torch.get_num_threads() == before
+
+
+def test_the_live_table_says_what_is_finished_and_what_is_under_way(tmp_path: Path) -> None:
+    study = Study.load(written(tmp_path, STUDY.replace("arms.replay", 'arms."[red]replay"')))
+    trials = study.trials()
+    doing = [Progress(trials[0], stage=1, stages=5), Progress(trials[3], elsewhere=True)]
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(study_table(study, table(study, []), doing))
+    shown = " ".join(console.export_text().split())
+    assert "[red]replay 0/2" in shown  # a name from outside is no markup
+    assert "50.0/40.0" in shown
+    assert "under way: [red]replay seed 3 stage 2/5, wide seed 4 in another study" in shown
 
 
 @pytest.mark.skipif(os.name != "posix", reason="reads /proc")

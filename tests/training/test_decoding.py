@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from conftest import QUICK
 from nacre.data.source import ImageSpec
 from nacre.data.stream import Stream
 from nacre.errors import NacreError
+from nacre.experiment import Experiment
 from nacre.losses.loss import Batch, Step
 from nacre.losses.reconstruction import Reconstruction, StoppedReconstruction
 from nacre.methods import METHODS
@@ -47,6 +49,18 @@ def test_a_stopped_decoder_learns_and_leaves_the_rest_bit_equal(stream: Stream, 
     assert all(torch.equal(with_it[name], tensor) for name, tensor in state.items())
     errors = [row["reconstruction"] for row in logs[0]]
     assert errors[-1] < errors[0]
+
+
+def test_the_log_tells_of_two_gradients_only_where_both_reach_the_last_map(stream: Stream, runtime: Runtime) -> None:
+    told = {"gradient_ratio", "gradient_cosine"}
+    for how, both in ((method(), True), (method(tap=2), False), (method(stopped=True), False), (replace(method(), decoding=None), False)):
+        _, ((row, *_),) = learnt(stream, runtime, how, until=1)
+        assert (told & row.keys() == told) == both == bool(told & row.keys())
+
+
+def test_the_defaults_are_what_was_chosen_and_frozen() -> None:
+    frozen = Experiment.load(Path(__file__).parents[2] / "recipes" / "chosen-reconstruction.toml").method
+    assert frozen == METHODS["reconstruction"]()
 
 
 def test_the_control_asks_for_the_next_image(stream: Stream) -> None:

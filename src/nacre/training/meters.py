@@ -22,8 +22,8 @@ def diagnostics(step: Step, loss: Loss, values: Mapping[str, Tensor]) -> dict[st
         values: each term of the loss, before its weight.
 
     Returns:
-        Scalars: `feature_norm`, `logit_known` and `logit_new` (means over the batch), and, where both terms are there,
-        `gradient_ratio` (reconstruction over classification, weights included) and `gradient_cosine` at the last map.
+        Scalars: `feature_norm`, `logit_known` and `logit_new` (means over the batch), and, where classification and reconstruction
+        both reach the last map, `gradient_ratio` (reconstruction over classification, weights included) and `gradient_cosine` there.
     """
     known = step.stage.known
     logits = step.out.logits.detach()
@@ -31,17 +31,15 @@ def diagnostics(step: Step, loss: Loss, values: Mapping[str, Tensor]) -> dict[st
     if known:
         found["logit_known"] = logits[:, :known].mean()
     if {"classification", "reconstruction"} <= set(values) and step.out.maps[-1].requires_grad:
-        pull = {
-            name: gradient(values[name], step.out.maps[-1]) * loss.terms[name].at(step) for name in ("classification", "reconstruction")
-        }
-        size = {name: tensor.norm() for name, tensor in pull.items()}
-        found["gradient_ratio"] = size["reconstruction"] / size["classification"].clamp_min(1e-12)
-        inner = (pull["classification"] * pull["reconstruction"]).sum()
-        found["gradient_cosine"] = inner / (size["classification"] * size["reconstruction"]).clamp_min(1e-12)
+        learnt, redrawn = (gradient(values[name], step.out.maps[-1]) for name in ("classification", "reconstruction"))
+        if learnt is not None and redrawn is not None:
+            learnt, redrawn = learnt * loss.terms["classification"].at(step), redrawn * loss.terms["reconstruction"].at(step)
+            found["gradient_ratio"] = redrawn.norm() / learnt.norm().clamp_min(1e-12)
+            found["gradient_cosine"] = (learnt * redrawn).sum() / (learnt.norm() * redrawn.norm()).clamp_min(1e-12)
     return found
 
 
-def gradient(value: Tensor, at: Tensor) -> Tensor:
-    """The gradient of a scalar, float32; zeros where it does not depend on `at`."""
+def gradient(value: Tensor, at: Tensor) -> Tensor | None:
+    """The gradient of a scalar, float32; None where it does not depend on `at`."""
     (found,) = torch.autograd.grad(value, at, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(at, dtype=torch.float32) if found is None else found.float()
+    return None if found is None else found.float()
