@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from nacre.models.model import build_model, with_decoder
 from nacre.training.journal import Row
 from nacre.training.learner import Learner
 from nacre.training.method import Decoding, Method
-from nacre.training.runtime import Runtime
+from nacre.training.runtime import Hardware, Runtime
 
 SPEC = ImageSpec((3, 8, 8))
 
@@ -41,8 +42,12 @@ def test_the_term_counts_in_the_stages_that_are_named(stages: str, where: list[b
     assert [all("reconstruction" in row for row in rows) for rows in logs] == where
 
 
-def test_a_stopped_decoder_learns_and_leaves_the_rest_bit_equal(stream: Stream, runtime: Runtime) -> None:
+@pytest.mark.parametrize(("precision", "layout"), [("fp32", "contiguous"), ("bf16", "channels-last")])
+def test_a_stopped_decoder_learns_and_leaves_the_rest_bit_equal(
+    precision: Literal["fp32", "bf16"], layout: Literal["contiguous", "channels-last"], stream: Stream
+) -> None:
     longer = replace(QUICK, epochs=12)
+    runtime = Runtime(Hardware(device="cpu", precision=precision, layout=layout, threads=1))
     none, _ = learnt(stream, runtime, replace(method(), decoding=None, optim=longer))
     stopped, logs = learnt(stream, runtime, replace(method(stopped=True, warmup=0.0), optim=longer))
     state, with_it = none.state(), stopped.state()
