@@ -17,8 +17,9 @@ TABLE = re.compile(r"^(nacre [^\n#]*--markdown)[^\n]*\n```\n\n((?:\|[^\n]*\n)+)"
 FIGURE = re.compile(r"`(nacre compare [^`\n]*) --out (docs/[^`\s]+\.svg)`")
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 PAGES = {name: TABLE.findall(text) for name, text in TEXTS.items()}
-FIGURES = [found for text in TEXTS.values() for found in FIGURE.findall(text)]
+FIGURES = [pair for text in TEXTS.values() for pair in FIGURE.findall(text)]
 INTERVAL = re.compile(r"([+-]?[\d.]+) \[([+-]?[\d.]+), ([+-]?[\d.]+)\]")
+CHANCE = re.compile(INTERVAL.pattern + r"(?: \||,? \(?p) (\.\d+|1\b)")
 STUDIES = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.sqlite"))
 
 
@@ -51,17 +52,18 @@ def test_no_table_of_results_stands_without_its_command(page: str) -> None:
     assert len(PAGES[page]) == len(re.findall(r"^\| ---", text, re.MULTILINE)) > 0
 
 
-def intervals(text: str) -> set[tuple[float, ...]]:
-    """Differences with their intervals: mean, lower and upper end."""
-    return {tuple(map(float, found)) for found in INTERVAL.findall(text.replace("\N{MINUS SIGN}", "-"))}
+def found(pattern: re.Pattern[str], text: str) -> set[tuple[float, ...]]:
+    """The numbers of every match: a difference, its lower and upper end, and with `CHANCE` its p."""
+    return {tuple(map(float, match)) for match in pattern.findall(text.replace("\N{MINUS SIGN}", "-"))}
 
 
+@pytest.mark.parametrize("pattern", [INTERVAL, CHANCE], ids=["interval", "p"])
 @pytest.mark.parametrize("page", sorted(TEXTS))
-def test_an_interval_in_prose_stands_in_a_table(page: str) -> None:
-    tables = intervals("".join(table for pairs in PAGES.values() for _, table in pairs))
-    known = tables | {(-mean, -high, -low) for mean, low, high in tables}  # the same from the other arm's side
+def test_an_interval_in_prose_stands_in_a_table(page: str, pattern: re.Pattern[str]) -> None:
+    tables = found(pattern, "".join(table for pairs in PAGES.values() for _, table in pairs))
+    known = tables | {(-mean, -high, -low, *p) for mean, low, high, *p in tables}  # the same from the other arm's side
     today = (part for part in TEXTS[page].split("\n\n") if not part.startswith("|") and "git checkout" not in part)
-    assert intervals(" ".join(" ".join(today).split())) - known == set()
+    assert found(pattern, " ".join(" ".join(today).split())) - known == set()
 
 
 @pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{name}" for name in PAGES if name != "README.md")])
