@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from nacre.cli import app
 from nacre.methods import METHODS
+from nacre.training.runtime import Runtime
 
 QUICK = ["--epochs", "1", "--precision", "fp32", "--set", "hardware.layout=contiguous", "--set", "hardware.threads=1", "--device", "cpu"]
 
@@ -44,6 +45,12 @@ def test_a_run_prints_results_and_writes_its_folder(tmp_path: Path) -> None:
     assert str(out / "report.html") in result.stdout
     assert {path.name for path in out.iterdir()} == {"config.toml", "metrics.json", "log.csv", "model.nacre", "report.html"}
     assert "\x1b" not in result.output  # no terminal, no colours and no bar
+
+
+def test_a_run_begins_with_what_will_make_it_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runtime, "notes", ["[all] cores are busy"])
+    result = call("run", *QUICK, "--method", "finetune", "--out", str(tmp_path / "run"))
+    assert result.stderr.startswith("note [all] cores are busy\n")
 
 
 def test_json_prints_the_metrics_and_nothing_else(tmp_path: Path) -> None:

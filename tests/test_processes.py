@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,24 @@ def test_a_process_counts_its_own_memory_and_not_that_of_its_parent() -> None:
     script = "from nacre.training.runtime import Hardware, Runtime; print(Runtime(Hardware(device='cpu')).peak_bytes())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert 2**26 < int(done.stdout) < len(large)
+
+
+@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="needs Linux's /proc")
+def test_beside_busy_cores_a_runtime_says_how_many_threads_are_left() -> None:
+    script = """
+from nacre.training.runtime import Hardware, Runtime
+for threads in (0, 1, 2):
+    print(Runtime(Hardware(device="cpu", threads=threads)).notes)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    unasked, one, chosen = done.stdout.splitlines()
+    assert unasked.startswith(f"['{len(busy)} of {len(busy)} cores")
+    assert "OMP_NUM_THREADS=1 before the command" in unasked
+    assert (one, chosen) == ("[]", "[]")

@@ -123,7 +123,7 @@ def conduct(model: Path, experiment: Experiment, bar: Bar, asked: dict[str, Any]
     screen, as_json = where
     before = model.stat().st_size if model.exists() else 0
     lesson = Lesson(model, experiment, check=asked["check"], watch=bar)
-    for line in [*remarks(lesson.source.notes), *([] if lesson.learnt else lesson_lines(lesson))]:
+    for line in [*remarks([*lesson.runtime.notes, *lesson.source.notes]), *([] if lesson.learnt else lesson_lines(lesson))]:
         screen.print(line, highlight=False, soft_wrap=True)
     answers = Console(soft_wrap=True, highlight=False, quiet=screen.quiet)
     if lesson.learnt is not None:

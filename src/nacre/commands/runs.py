@@ -137,7 +137,7 @@ def conduct(experiment: Experiment, folder: Path, *, quiet: bool, as_json: bool)
     session: Run = Run(experiment, folder, bar)
     talk = talk and session.runtime.main
     bar.expect(session.stream, session.experiment.method)
-    for line in [*remarks(session.stream.source.notes), heading(session)] if talk else []:
+    for line in [*remarks([*session.runtime.notes, *session.stream.source.notes]), heading(session)] if talk else []:
         screen.print(line, highlight=False)
     for result in session.history if talk else []:
         answers.print(stage_line({**result, "seconds": 0.0}, session.total))

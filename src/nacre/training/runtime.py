@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nacre.errors import NacreError
-from nacre.limits import free_memory
+from nacre.limits import busy_elsewhere, free_memory
 from nacre.models.norm import BatchNorm
 from nacre.training.precision import computing
 
@@ -71,6 +71,7 @@ class Runtime:
         world = torchrun.get("WORLD_SIZE", hardware.processes)
         local = torchrun.get("LOCAL_WORLD_SIZE", world)
         device = available(hardware.device)
+        self._chosen = bool(hardware.threads)
         threads = hardware.threads or default_threads(local)
         self.hardware = replace(hardware, device=device, processes=world, threads=threads)
         self._local = local
@@ -105,6 +106,25 @@ class Runtime:
     def main(self) -> bool:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
+
+    @property
+    def notes(self) -> list[str]:
+        """What about this machine, at this moment, will make a run slow, unless its number of threads was chosen.
+
+        After every operation threads wait for the last among them, which on a core that is in use elsewhere is a slice of time away.
+        Fewer of them are not taken unasked: what they compute would differ in its last bits from one day to the next.
+        """
+        cores, threads = os.cpu_count() or 1, self.hardware.threads
+        if self.device.type != "cpu" or self.world > 1 or threads == 1 or self._chosen:
+            return []
+        busy = min(busy_elsewhere(), cores)
+        if busy + threads <= cores:
+            return []
+        best = max(1, cores - busy)
+        return [
+            f"{busy} of {cores} cores {'is' if busy == 1 else 'are'} in use elsewhere, and threads wait for the slowest among them: "
+            f"with OMP_NUM_THREADS={best} before the command it may be many times as fast as with {threads}"
+        ]
 
     def autocast(self) -> AbstractContextManager[None]:
         """Compute in the run's precision."""
