@@ -33,7 +33,7 @@ def compare(
     markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Compare arms with a baseline by paired differences: 95 % intervals, exact permutation tests, Holm's correction."""
+    """Compare arms with a baseline by paired differences: 95 % intervals, permutation tests, Holm's correction."""
     with plain_errors():
         from nacre import compare_text, files
         from nacre.compare import Asked
