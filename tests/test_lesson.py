@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from classroom import QUICK, SAME, nacre, pictures
 from nacre import modelfile
 from nacre.cli import app
+from nacre.training.runtime import Runtime
 
 
 def call(*arguments: str | Path) -> Result:
@@ -89,6 +90,13 @@ def test_further_images_of_known_classes_alone(model: Path, tmp_path: Path) -> N
     assert (said["new"], said["further"]) == ([], ["cat", "emu"])
     assert said["after"]["old"] > 0.7
     assert not (tmp_path / "m.nacre.prev").exists()
+
+
+def test_a_lesson_begins_with_what_will_make_it_slow(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runtime, "notes", ["[all] cores are busy"])
+    result = call("learn", model, pictures(tmp_path / "more", {"fox": 4}), *SAME)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith("note [all] cores are busy\n")
 
 
 def test_images_that_were_held_out_are_never_learnt_from(model: Path, first: Path, tmp_path: Path) -> None:
