@@ -412,7 +412,9 @@ def test_instructions_are_those_of_arithmetic_and_count_where_both_runs_know_the
     runs: list[list[str]] = [["avx2"], ["amx_bf16", "avx2"], [], ["avx2"]]
     folders = [run_in(tmp_path / f"a{seed}", "plain", seed, machine={"instructions": ["avx2"]}) for seed in range(4)]
     folders += [run_in(tmp_path / f"b{seed}", "better", seed, machine={"instructions": found}) for seed, found in enumerate(runs)]
-    assert json.loads(asked(*folders, "--json"))["differing"] == {"instructions": 1}
+    told = json.loads(asked(*folders, "--json"))
+    assert (told["differing"], told["unrecorded"]["instructions"]) == ({"instructions": 1}, 1)
+    assert ", instructions in 1" in " ".join(asked(*folders).split())
 
 
 def test_a_setting_that_is_gone_makes_no_other_arm(tmp_path: Path) -> None:

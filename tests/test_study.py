@@ -239,9 +239,28 @@ def workers_of(folder: Path) -> list[int]:
     return found
 
 
-def test_threads_that_are_given_leave_room_for_so_many_runs(tmp_path: Path) -> None:
+ROOM = 2**50
+
+
+def test_threads_that_are_given_leave_room_for_so_many_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nacre.conducting.free_memory", lambda: ROOM)
     trial = Study.load(written(tmp_path)).trials()[0]
     assert [parallel(trial, 8, threads) for threads in (1, 3, 8, 9)] == [(8, 1), (2, 3), (1, 8), (1, 9)]
+
+
+def test_no_more_runs_than_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nacre.training.runtime.Runtime.peak_bytes", lambda _: 10**9)
+    monkeypatch.setattr("nacre.training.speed.measure", lambda *_: 1.0)
+    trial = Study.load(written(tmp_path)).trials()[0]
+    for gigabytes, found in ((100, (8, 1)), (7, (3, 1)), (1, (1, 1))):
+        monkeypatch.setattr("nacre.conducting.free_memory", lambda free=gigabytes: free * 10**9)
+        assert parallel(trial, 8, 1) == found
+    assert parallel(trial, 8) == (1, 8)  # one at a time, with all cores, is as fast as one with one
+
+
+def test_runs_and_threads_as_really_measured_share_the_cores(tmp_path: Path) -> None:
+    jobs, threads = parallel(Study.load(written(tmp_path)).trials()[0], 2)
+    assert (jobs, threads) in {(2, 1), (1, 2)}
 
 
 @pytest.mark.parametrize(
@@ -260,6 +279,7 @@ def test_threads_are_those_that_bring_the_most_side_by_side(
 
     before = torch.get_num_threads()
     monkeypatch.setattr("nacre.training.speed.measure", measured)
+    monkeypatch.setattr("nacre.conducting.free_memory", lambda: ROOM)
     assert parallel(Study.load(written(tmp_path)).trials()[0], 4) == found
     assert torch.get_num_threads() == before
 

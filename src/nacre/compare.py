@@ -26,6 +26,7 @@ CIRCUMSTANCES = {
     "precision": "hardware.precision",
     "layout": "hardware.layout",
     "processes": "hardware.processes",
+    "threads": "hardware.threads",
     "processor": "processor",
     "instructions": "instructions",
     "torch": "versions.torch",
@@ -85,6 +86,8 @@ class Comparison:
     """Arms without a pair."""
     differing: dict[str, int]
     """In how many pairs the two runs were computed under other circumstances, by circumstance."""
+    unrecorded: dict[str, int]
+    """In how many pairs a run does not say, by circumstance."""
 
     def name(self, entry: Entry) -> str:
         """An entry's arm, with the one it is compared with where that is not the baseline."""
@@ -260,8 +263,10 @@ def compared(title: str, baseline: str, groups: Groups, asked: Asked) -> Compari
     """Measure pairs; groups without any are arms that are left out."""
     entries = [entry(data, list(pairs.values()), asked) for (data, _, _), pairs in groups.items() if pairs]
     left_out = dict.fromkeys(arm for (_, arm, _), pairs in groups.items() if not pairs and not any(one.arm == arm for one in entries))
-    differing = Counter(what for pairs in groups.values() for pair in pairs.values() for what in circumstances(*pair))
-    return Comparison(title, baseline, asked, tuple(corrected(entries)), tuple(left_out), dict(differing))
+    told = [each for pairs in groups.values() for pair in pairs.values() for each in circumstances(*pair)]
+    differing = Counter(what for what, mine, theirs in told if mine and theirs and mine != theirs)
+    unrecorded = Counter(what for what, mine, theirs in told if not (mine and theirs))
+    return Comparison(title, baseline, asked, tuple(corrected(entries)), tuple(left_out), dict(differing), dict(unrecorded))
 
 
 def check(row: Row, other: Row) -> None:
@@ -289,10 +294,10 @@ def check(row: Row, other: Row) -> None:
             )
 
 
-def circumstances(row: Row, other: Row) -> list[str]:
-    """In what the two runs of a pair were computed differently, as far as both say: that changes results beside the method."""
+def circumstances(row: Row, other: Row) -> list[tuple[str, Any, Any]]:
+    """What the two runs of a pair say of how they were computed, which changes results beside the method; None where one is silent."""
     mine, theirs = (dict(leaves(each.metrics.get("machine") or {})) for each in (row, other))
-    return [what for what, name in CIRCUMSTANCES.items() if mine.get(name) and theirs.get(name) and mine[name] != theirs[name]]
+    return [(what, mine.get(name), theirs.get(name)) for what, name in CIRCUMSTANCES.items()]
 
 
 def short(value: Any) -> str:

@@ -75,10 +75,13 @@ def remarks(found: Comparison) -> list[str]:
         others = [name.replace("_", " ") for name in found.asked.measures if name not in READ]
         beside = f"; {', '.join(others)}: of each method's declared readout" if others else ""
         told.append(f"answers of {found.asked.readout.replace('_', ' ')}{beside}")
-    if found.differing:
-        pairs = sum(len(one.seeds) for one in found.entries)
-        what = ", ".join(f"{what} in {number}" for what, number in found.differing.items())
-        told.append(f"of {pairs} pairs, these also differ in how they were computed: {what}")
+    pairs = sum(len(one.seeds) for one in found.entries)
+    for counts, says in (
+        (found.differing, "these also differ in how they were computed"),
+        (found.unrecorded, "these do not record of both runs how they were computed"),
+    ):
+        what = ", ".join(f"{what} in {number}" for what, number in counts.items())
+        told += [f"of {pairs} pairs, {says}: {what}"] if counts else []
     for one in found.entries:
         fewer = [f"{MEASURES[name].title} of {gap.n}" for name, gap in one.differences.items() if 0 < gap.n < len(one.seeds)]
         told += [f"of the {len(one.seeds)} pairs of {found.name(one)}, not all have a number: {', '.join(fewer)}"] if fewer else []
@@ -95,6 +98,7 @@ def plain(found: Comparison) -> dict[str, Any]:
         "readout": found.asked.readout,
         "left_out": list(found.left_out),
         "differing": found.differing,
+        "unrecorded": found.unrecorded,
         "arms": [
             {
                 "arm": one.arm,

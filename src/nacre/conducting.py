@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from nacre import files
 from nacre.errors import NacreError
 from nacre.experiment import CONFIG
+from nacre.limits import free_memory
 from nacre.study import Store, Trial
 
 
@@ -182,7 +183,8 @@ def one(trial: Trial, folder: Path, threads: int, running: dict[str, Progress], 
 def parallel(trial: Trial, cores: int, threads: int | None = None) -> tuple[int, int]:
     """How many runs at once, and threads for each, measured side by side to bring the most images per second on this machine's cores.
 
-    Reads the trial's data, which leaves them decoded for the runs.
+    Reads the trial's data, which leaves them decoded for the runs. No more runs are begun than free memory holds, where each is taken to
+    need twice what this process does: beside data and a step's features it keeps a teacher, an optimiser's state and larger batches.
 
     Args:
         trial: that the others are like.
@@ -198,8 +200,12 @@ def parallel(trial: Trial, cores: int, threads: int | None = None) -> tuple[int,
     stream = trial.experiment.stream()
     if runtime.device.type != "cpu" or cores == 1:
         return 1, threads or cores
+
+    def at_once(threads: int) -> int:
+        return max(1, min(cores // threads, free_memory() // max(1, 2 * runtime.peak_bytes())))
+
     if threads:
-        return max(1, cores // threads), threads
+        return at_once(threads), threads
     hardware = trial.experiment.hardware
     choice = next(pair for pair in reversed(CHOICES) if hardware.precision in ("auto", pair[0]) and hardware.layout in ("auto", pair[1]))
     model = trial.experiment.method.whole(stream.source.spec)
@@ -211,13 +217,13 @@ def parallel(trial: Trial, cores: int, threads: int | None = None) -> tuple[int,
 
     rates = {}
     before = torch.get_num_threads()
-    for threads in counts(cores):
-        jobs = cores // threads
+    for threads in reversed([*counts(cores)]):  # one run alone is the first, so that its need is known
+        jobs = at_once(threads)
         with ThreadPoolExecutor(jobs) as pool:
             rates[threads] = jobs / max(pool.map(seconds, [threads] * jobs))
     torch.set_num_threads(before)
     best = max(rates, key=rates.__getitem__)
-    return cores // best, best
+    return at_once(best), best
 
 
 def counts(cores: int) -> Iterator[int]:
