@@ -14,7 +14,7 @@ from typing import Any
 
 from nacre import modelfile
 from nacre.errors import NacreError, choose
-from nacre.evaluation.measures import MEASURES, USUAL, average, measured
+from nacre.evaluation.measures import USUAL, average, measure, measured
 from nacre.evaluation.paired import Difference, difference, holm
 from nacre.experiment import CONFIG, METRICS
 from nacre.study import Row, Store, Study
@@ -43,7 +43,7 @@ class Asked:
     """What is compared."""
 
     measures: tuple[str, ...] = USUAL
-    """Of `nacre.evaluation.measures.MEASURES`."""
+    """By the names that `nacre.evaluation.measures.measure` knows."""
     readout: str = ""
     """Whose answers count; empty for those that each method declares."""
     arms: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Asked:
 
     def __post_init__(self) -> None:
         for name in self.measures:
-            choose("measure", name, MEASURES)
+            measure(name)
 
 
 @dataclass(frozen=True)

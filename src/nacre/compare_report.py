@@ -12,7 +12,7 @@ from nacre import __version__
 from nacre.compare import Comparison, Entry
 from nacre.compare_text import better, chance, interval, level, remarks
 from nacre.evaluation import plots
-from nacre.evaluation.measures import MEASURES
+from nacre.evaluation.measures import measure
 from nacre.evaluation.paired import Difference
 from nacre.evaluation.report import pages
 
@@ -44,7 +44,7 @@ def page(found: Comparison) -> str:
             readout=f"answers of {found.asked.readout.replace('_', ' ')}" if found.asked.readout else "each method's declared readout",
             date=time.strftime("%Y-%m-%d %H:%M"),
             version=__version__,
-            measures=[MEASURES[name].title for name in names],
+            measures=[measure(name).title for name in names],
             groups=groups,
             remarks=[text[0].upper() + text[1:] for text in remarks(found)],
         )
@@ -53,11 +53,11 @@ def page(found: Comparison) -> str:
 
 def picture(found: Comparison, entries: Sequence[Entry], name: str, group: int) -> dict[str, Any]:
     """The forest plot of one measure."""
-    measure = MEASURES[name]
+    shown = measure(name)
     others = ", or than what is named" if any(one.against != found.baseline for one in entries) else ""
-    side = {True: "Left of the line is better", False: "Right of the line is better", None: "Left of the line is less"}[measure.less]
+    side = {True: "Left of the line is better", False: "Right of the line is better", None: "Left of the line is less"}[shown.less]
     return {
-        "heading": measure.title[0].upper() + measure.title[1:],
+        "heading": shown.title[0].upper() + shown.title[1:],
         "note": f"{side} than {found.baseline}{others}. Bars are 95 % intervals; a diamond is a single pair.",
         "svg": Markup(plots.forest([[whiskers(found, entries, name, "")]], f"forest-{name}-{group}")),
     }
@@ -67,14 +67,14 @@ def whiskers(found: Comparison, entries: Sequence[Entry], name: str, title: str)
     """One measure's differences, ready to be drawn."""
     gaps = [(found.name(one), one.differences[name]) for one in entries]
     rows = [plots.Whisker(label, gap.mean, gap.low, gap.high, better(gap, name)) for label, gap in gaps]
-    return plots.Whiskers(title, rows, MEASURES[name].scale)
+    return plots.Whiskers(title, rows, measure(name).scale)
 
 
 def figure(found: Comparison) -> str:
     """All measures side by side, a row of them per data set: an SVG file that is legible on light and dark pages."""
     sets = {data: [one for one in found.entries if one.data == data] for data in dict.fromkeys(one.data for one in found.entries)}
     grid = [
-        [whiskers(found, entries, name, f"{data}: {MEASURES[name].title}".removeprefix(": ")) for name in found.asked.measures]
+        [whiskers(found, entries, name, f"{data}: {measure(name).title}".removeprefix(": ")) for name in found.asked.measures]
         for data, entries in sets.items()
     ]
     svg = plots.forest(grid, "forest").replace("currentColor", plots.GREY)

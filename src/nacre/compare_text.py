@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from nacre.compare import Comparison
-from nacre.evaluation.measures import MEASURES, READ
+from nacre.evaluation.measures import READ, measure
 from nacre.evaluation.numerals import shown
 from nacre.evaluation.paired import Difference
 
@@ -16,13 +16,13 @@ EXACT = 1e-9
 
 def level(value: float, name: str) -> str:
     """A measure's number: shares in percent, others with three digits."""
-    scale = MEASURES[name].scale
+    scale = measure(name).scale
     return shown(scale * value, ".1f" if scale > 1 else ",.3g")
 
 
 def interval(gap: Difference, name: str) -> str:
     """A difference, in points where it is one of shares, with its 95 % interval where it has one."""
-    scale = MEASURES[name].scale
+    scale = measure(name).scale
     form = "+.1f" if scale > 1 else "+,.3g"
     middle = signed(scale * gap.mean, form)
     return f"{middle} [{signed(scale * gap.low, form)}, {signed(scale * gap.high, form)}]" if gap.n > 1 else middle
@@ -48,7 +48,7 @@ def chance(gap: Difference) -> str:
 
 def better(gap: Difference, name: str) -> bool | None:
     """Whether a difference is for the better, beyond its interval; None where it may be chance, or neither side is better."""
-    less = MEASURES[name].less
+    less = measure(name).less
     if less is None or not (gap.low > 0 or gap.high < 0):
         return None
     return (gap.mean < 0) == less
@@ -58,7 +58,7 @@ def markdown(found: Comparison) -> str:
     """The table as it stands in a page."""
     several = len({one.data for one in found.entries}) > 1
     heads = ["arm", *(["data"] if several else []), "pairs"]
-    heads += [text for name in found.asked.measures for text in (MEASURES[name].title, "difference", "p")]
+    heads += [text for name in found.asked.measures for text in (measure(name).title, "difference", "p")]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for one in found.entries:
         cells = [f"`{found.name(one)}`", *([one.data] if several else []), str(len(one.seeds))]
@@ -83,7 +83,7 @@ def remarks(found: Comparison) -> list[str]:
         what = ", ".join(f"{what} in {number}" for what, number in counts.items())
         told += [f"of {pairs} pairs, {says}: {what}"] if counts else []
     for one in found.entries:
-        fewer = [f"{MEASURES[name].title} of {gap.n}" for name, gap in one.differences.items() if 0 < gap.n < len(one.seeds)]
+        fewer = [f"{measure(name).title} of {gap.n}" for name, gap in one.differences.items() if 0 < gap.n < len(one.seeds)]
         told += [f"of the {len(one.seeds)} pairs of {found.name(one)}, not all have a number: {', '.join(fewer)}"] if fewer else []
     if found.left_out:
         told.append(f"without a pair: {', '.join(found.left_out)}")

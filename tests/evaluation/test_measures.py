@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from nacre.evaluation.measures import MEASURES, measured
+from nacre.errors import NacreError
+from nacre.evaluation.measures import MEASURES, measure, measured
 
 STAGES: list[dict[str, Any]] = [
     {"probe": 0.4, "drift": None, "errors": {"old_to_new": None}, "readouts": {"head": {"accuracy": 0.9}}},
@@ -23,7 +24,8 @@ LOG = "stage,feature_norm,gradient_cosine\n1,2.0,\n2,4.0,0.5\n2,6.0,0.1\n"
     [
         ("last", 0.55),
         ("probe", 0.8),
-        ("probe_first", 0.4),
+        ("probe@1", 0.4),
+        ("probe@2", 0.6),
         ("probe_mean", 0.6),
         ("drift", 0.75),
         ("cka", 0.8),
@@ -41,6 +43,13 @@ def test_what_a_run_does_not_have_is_no_number() -> None:
     assert math.isnan(measured(RUN, LOG, "forgetting"))
     assert math.isnan(measured(RUN, LOG, "gradient_ratio"))
     assert math.isnan(measured(RUN, LOG, "new_to_old"))
+    assert math.isnan(measured(RUN, LOG, "probe@4"))
+
+
+@pytest.mark.parametrize("name", ["probe@0", "probe@", "probe@x", "probe@-1", "last@2"])
+def test_a_stage_is_a_number_and_of_the_probe(name: str) -> None:
+    with pytest.raises(NacreError, match=f"unknown measure '{name}': use one of"):
+        measure(name)
 
 
 def test_another_readouts_answers() -> None:
@@ -52,4 +61,4 @@ def test_another_readouts_answers() -> None:
 
 
 def test_every_measure_of_a_study_has_a_title() -> None:
-    assert all(measure.title for measure in MEASURES.values())
+    assert all(each.title for each in MEASURES.values())

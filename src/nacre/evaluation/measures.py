@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+from nacre.errors import choose
+
 Run = Mapping[str, Any]
 """Content of a metrics.json."""
 NAN = float("nan")
@@ -52,9 +54,14 @@ def stages(*path: str) -> Callable[[Run, str], float]:
     return of
 
 
-def first(name: str) -> Callable[[Run, str], float]:
-    """Of the first stage."""
-    return lambda run, log: number(run["results"]["stages"][0].get(name))
+def after(stage: int, name: str) -> Callable[[Run, str], float]:
+    """Of one stage, counted from 1."""
+
+    def of(run: Run, log: str) -> float:
+        there = run["results"]["stages"][stage - 1 : stage]
+        return number(there[0].get(name)) if there else NAN
+
+    return of
 
 
 def logged(name: str) -> Callable[[Run, str], float]:
@@ -79,7 +86,6 @@ MEASURES: dict[str, Measure] = {
     "last": Measure("last accuracy", summary("last"), less=False),
     "forgetting": Measure("forgetting", summary("forgetting"), less=True),
     "probe": Measure("feature probe", summary("probe"), less=False),
-    "probe_first": Measure("feature probe after stage 1", first("probe"), less=False),
     "probe_mean": Measure("feature probe, mean over stages", stages("probe"), less=False),
     "drift": Measure("drift of class means", stages("drift", "distance"), scale=1),
     "cka": Measure("likeness to features before (CKA)", stages("drift", "cka"), scale=1),
@@ -98,10 +104,22 @@ MEASURES: dict[str, Measure] = {
     "seconds": Measure("seconds", cost("seconds"), less=True, scale=1),
     "carried_bytes": Measure("bytes carried", cost("carried_bytes"), less=True, scale=1),
 }
-"""By name, the usual four first."""
+"""By name; `measure` knows the probe after each stage too."""
 USUAL = ("average_incremental", "last", "forgetting", "probe")
 READ = ("average_incremental", "last")
 """Those that another readout than the declared one changes."""
+
+
+def measure(name: str) -> Measure:
+    """A measure by its name; `probe@2` is the probe after stage 2.
+
+    Raises:
+        NacreError: there is no such measure.
+    """
+    kind, _, stage = name.partition("@")
+    if kind == "probe" and stage.isdecimal() and int(stage) > 0:
+        return Measure(f"feature probe after stage {int(stage)}", after(int(stage), "probe"), less=False)
+    return choose("measure", name, MEASURES)
 
 
 def measured(run: Run, log: str, name: str, readout: str = "") -> float:
@@ -110,14 +128,14 @@ def measured(run: Run, log: str, name: str, readout: str = "") -> float:
     Args:
         run: its metrics.
         log: text of its log.csv.
-        name: of `MEASURES`.
+        name: of the measure.
         readout: whose answers count, such as `nearest_mean`; empty: those the method declares.
 
     Raises:
         LookupError: the run has no such readout.
     """
     if not readout or name not in READ:
-        return MEASURES[name].of(run, log)
+        return measure(name).of(run, log)
     found = [stage["readouts"].get(readout, {}).get("accuracy") for stage in run["results"]["stages"]]
     if None in found:
         raise LookupError(", ".join(run["results"]["stages"][-1]["readouts"]))
