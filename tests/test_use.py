@@ -218,8 +218,9 @@ def test_dropped_classes_leave_nothing(model: Path, home: Path) -> None:
     assert torch.equal(after.knowledge.memory.images, images)
     assert after.knowledge.memory.labels.unique().tolist() == [0, 1, 2]
     assert torch.bincount(after.knowledge.held.labels).tolist() == [6, 6, 6]
-    probe = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
-    assert torch.allclose(after.logits(probe), before.logits(probe)[:, kept], atol=1e-5)
+    probe = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    wanted = before.logits(probe)[:, kept]  # squared distances, whose rounding is that of their largest
+    assert torch.allclose(after.logits(probe), wanted, rtol=0, atol=2e-6 * float(wanted.abs().max()))
     assert said["before"] <= said["after"] <= 1
     assert learner_of(model.with_name("m.nacre.prev")).classes == before.classes
     text = json.dumps(files.read_tensors(model)[1]["method"]) + str(after.classes)
