@@ -19,6 +19,7 @@ from nacre.losses.reconstruction import Reconstruction, StoppedReconstruction
 from nacre.methods import METHODS
 from nacre.models.decoders import Decoder
 from nacre.models.model import build_model, with_decoder
+from nacre.study import Study
 from nacre.training.journal import Row
 from nacre.training.learner import Learner
 from nacre.training.method import Decoding, Method
@@ -66,6 +67,12 @@ def test_the_log_tells_of_two_gradients_only_where_both_reach_the_last_map(strea
 def test_the_defaults_are_what_was_chosen_and_frozen() -> None:
     frozen = Experiment.load(Path(__file__).parents[2] / "recipes" / "chosen-reconstruction.toml").method
     assert frozen == METHODS["reconstruction"]()
+
+
+def test_the_recipe_of_a_frozen_backbone_is_the_arm_that_was_tested() -> None:
+    recipes = Path(__file__).parents[2] / "recipes"
+    tested, *_ = Study.load(recipes / "evidence-long.toml").trials(arms=["with"])
+    assert Experiment.load(recipes / "frozen-reconstruction.toml").toml() == tested.experiment.toml()
 
 
 def test_the_control_asks_for_the_next_image(stream: Stream) -> None:
