@@ -258,7 +258,8 @@ def test_no_more_runs_than_memory_holds(tmp_path: Path, monkeypatch: pytest.Monk
     assert parallel(trial, 8) == (1, 8)  # one at a time, with all cores, is as fast as one with one
 
 
-def test_runs_and_threads_as_really_measured_share_the_cores(tmp_path: Path) -> None:
+def test_runs_and_threads_as_really_measured_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nacre.conducting.free_memory", lambda: ROOM)
     jobs, threads = parallel(Study.load(written(tmp_path)).trials()[0], 2)
     assert (jobs, threads) in {(2, 1), (1, 2)}
 

@@ -215,15 +215,14 @@ def parallel(trial: Trial, cores: int, threads: int | None = None) -> tuple[int,
         torch.set_num_threads(threads)
         return measure(runtime, model, min(trial.experiment.method.optim.batch, 64), 3, choice)
 
-    rates = {}
+    rates: dict[tuple[int, int], float] = {}
     before = torch.get_num_threads()
     for threads in reversed([*counts(cores)]):  # one run alone is the first, so that its need is known
         jobs = at_once(threads)
         with ThreadPoolExecutor(jobs) as pool:
-            rates[threads] = jobs / max(pool.map(seconds, [threads] * jobs))
+            rates[jobs, threads] = jobs / max(pool.map(seconds, [threads] * jobs))
     torch.set_num_threads(before)
-    best = max(rates, key=rates.__getitem__)
-    return at_once(best), best
+    return max(rates, key=rates.__getitem__)
 
 
 def counts(cores: int) -> Iterator[int]:
